@@ -1,0 +1,1 @@
+"""Pinned, interleaved measurement of encoders against each other."""

@@ -1,0 +1,1 @@
+"""From traces to a model file: collect, label, fit."""
