@@ -1,0 +1,131 @@
+// Python module fastpart._engine: the engine as the encoder runs it, for training and tests.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <x86intrin.h>
+
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include "engine/checksum.hpp"
+#include "engine/model.hpp"
+
+namespace py = pybind11;
+
+namespace fastpart {
+namespace binding_detail {
+
+using Features = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using Predict  = void (GroupModel::*)(const float*, double&, double&) const;
+
+const GroupModel& group_named(const Model& model, const std::string& name)
+{
+  for (int group = 0; group < kGroups; group++)
+    if (name == kGroupNames[group]) return model.groups[group];
+  std::string known;
+  for (const char* each : kGroupNames) known += std::string(known.empty() ? "" : ", ") + each;
+  throw std::runtime_error("group '" + name + "', wanted one of " + known);
+}
+
+// Rows of X; throws unless each is one value per feature of the model.
+py::ssize_t rows_of(const Model& model, const Features& X)
+{
+  if (X.ndim() != 2 || X.shape(1) != py::ssize_t(model.features.size()))
+    throw std::runtime_error("features of shape " + std::string(py::str(X.attr("shape"))) + ", wanted (n, " +
+                             std::to_string(model.features.size()) + ")");
+  return X.shape(0);
+}
+
+template <Predict predict>
+py::array_t<double> predict_rows(const Model& model, const std::string& group, const Features& X)
+{
+  const GroupModel&   ensembles = group_named(model, group);
+  const py::ssize_t   rows      = rows_of(model, X);
+  py::array_t<double> scores({rows, py::ssize_t(2)});
+  for (py::ssize_t row = 0; row < rows; row++)
+    (ensembles.*predict)(X.data(row, 0), *scores.mutable_data(row, 0), *scores.mutable_data(row, 1));
+  return scores;
+}
+
+double benchmark(const Model& model, const std::string& group, const Features& X, int repeats)
+{
+  const GroupModel& ensembles = group_named(model, group);
+  const py::ssize_t rows      = rows_of(model, X);
+  if (rows == 0 || repeats < 1) throw std::runtime_error("no prediction to time, wanted one row and one repeat or more");
+  volatile double sink  = 0;
+  const uint64_t  start = __rdtsc();
+  for (int repeat = 0; repeat < repeats; repeat++)
+    for (py::ssize_t row = 0; row < rows; row++)
+    {
+      double loss, time;
+      ensembles.predict(X.data(row, 0), loss, time);
+      sink = loss + time;
+    }
+  const uint64_t cycles = __rdtsc() - start;
+  (void)sink;
+  return double(cycles) / (double(rows) * repeats);
+}
+
+void bind_model(py::module_& module)
+{
+  py::class_<PolicyTables>(module, "PolicyTables")
+      .def_readonly("qp_knots", &PolicyTables::qp_knots)
+      .def_readonly("log_kappa", &PolicyTables::log_kappa)
+      .def_property_readonly("log_layer_weight", [](const PolicyTables& tables) {
+        return std::vector<float>(tables.log_layer_weight, tables.log_layer_weight + kLayers);
+      });
+
+  py::class_<Model>(module, "Model", "A model file, parsed. ValueError if the bytes are not a sound model.")
+      .def(py::init([](const py::bytes& file) {
+             const auto bytes = std::string_view(file);
+             return Model::parse(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
+           }),
+           py::arg("file"))
+      .def_readonly("features", &Model::features)
+      .def_readonly("metadata", &Model::metadata)
+      .def_readonly("checksum", &Model::checksum)
+      .def_readonly("tables", &Model::tables)
+      .def("trees",
+           [](const Model& model, const std::string& group) {
+             const GroupModel& ensembles = group_named(model, group);
+             return py::make_tuple(ensembles.loss_trees(), ensembles.time_trees());
+           },
+           py::arg("group"), "Number of loss and of time trees of a group.")
+      .def("predict", &predict_rows<&GroupModel::predict>, py::arg("group"), py::arg("X"),
+           "Raw scores (loss, time), float64 of shape (n, 2), for float32 features of shape (n, features).")
+      .def("predict_plain", &predict_rows<&GroupModel::predict_plain>, py::arg("group"), py::arg("X"),
+           "The same scores by a plain walk of the trees in double precision.");
+
+  module.def("benchmark", &benchmark, py::arg("model"), py::arg("group"), py::arg("X"), py::arg("repeats"),
+             "Mean time-stamp-counter cycles of one prediction.");
+}
+
+}  // namespace binding_detail
+}  // namespace fastpart
+
+PYBIND11_MODULE(_engine, module)
+{
+  py::register_exception_translator([](std::exception_ptr error) {
+    try
+    {
+      if (error) std::rethrow_exception(error);
+    }
+    catch (const py::builtin_exception&)
+    {
+      throw;                                   // pybind11 knows the Python type of its own
+    }
+    catch (const std::runtime_error& known)
+    {
+      PyErr_SetString(PyExc_ValueError, known.what());
+    }
+  });
+  module.def(
+      "crc32",
+      [](const py::bytes& data, uint32_t seed) {
+        const auto bytes = std::string_view(data);
+        return fastpart::crc32(bytes.data(), bytes.size(), seed);
+      },
+      py::arg("data"), py::arg("seed") = 0, "CRC-32 (IEEE) of bytes.");
+  fastpart::binding_detail::bind_model(module);
+}

@@ -1,0 +1,73 @@
+// Inference of LightGBM tree ensembles, equal to LightGBM's predict(raw_score=True) to the last bit.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace fastpart {
+
+constexpr int kMaxFeatures = 128;
+constexpr int kMaxLeaves   = 4096;             // of one tree
+
+// What sends a value the default way: nothing (NaN counts as 0), zero or NaN, NaN.
+enum class Missing : uint8_t { None, Zero, NaN };
+
+// value <= threshold goes left. Child c >= 0 is a node, which comes after its parent; c < 0 is leaf ~c.
+struct TreeNode {
+  double   threshold    = 0;
+  uint16_t feature      = 0;
+  Missing  missing      = Missing::None;
+  bool     default_left = false;
+  int32_t  left = 0, right = 0;
+};
+
+struct Tree {
+  std::vector<TreeNode> nodes;                 // root first; none if the tree is one leaf
+  std::vector<double>   leaves;                // nodes.size() + 1 values
+};
+
+// Throws std::runtime_error unless the tree is one that GroupModel can walk: every node and leaf has one
+// parent, parents come first, features are below `features`, no threshold is NaN, all leaves are finite.
+void check_tree(const Tree& tree, int features);
+
+// The loss and the time ensemble that answer one kind of question about the same features.
+class GroupModel {
+ public:
+  GroupModel() = default;
+  // Both of trees that pass check_tree.
+  GroupModel(std::vector<Tree> loss, std::vector<Tree> time);
+
+  bool empty() const { return loss_.empty() && time_.empty(); }
+  size_t loss_trees() const { return loss_.size(); }
+  size_t time_trees() const { return time_.size(); }
+
+  // Raw scores: leaf values summed in tree order. `features` as many as the model lists.
+  void predict(const float* features, double& raw_loss, double& raw_time) const;
+  // The same by the definition: trees as stored, one after the other, compared in double precision.
+  void predict_plain(const float* features, double& raw_loss, double& raw_time) const;
+
+ private:
+  static constexpr int kLanes = 8;             // trees walked side by side
+
+  // A feature under one treatment of missing values, as an unsigned key that orders like the value.
+  struct Column { uint32_t feature, key_of_zero, key_of_nan; };
+  // Inner node: goes to child if the column's key <= key, else to child + 1.
+  // Leaf: child is the node itself, column is kNeverGreater, key is the index of its value in the bundle.
+  struct FlatNode { uint32_t key; uint16_t column, child; };
+  struct alignas(64) NodeLine { FlatNode nodes[kLanes]; };
+  // kLanes consecutive trees (loss, then time, then one-leaf zeros). Node i < kLanes is the root of lane i.
+  struct Bundle { uint32_t first_line, first_value, depth, loss_lanes; };
+  static constexpr uint16_t kNeverGreater = 0; // the column whose key is always 0
+
+  uint16_t column(const TreeNode& node);
+  void     add_bundle(const Tree* const trees[kLanes], uint32_t loss_lanes);
+
+  std::vector<Tree>     loss_, time_;
+  std::vector<Column>   columns_;              // keys of column c > 0 from columns_[c - 1]
+  std::vector<NodeLine> lines_;
+  std::vector<double>   values_;
+  std::vector<Bundle>   bundles_;
+};
+
+}  // namespace fastpart

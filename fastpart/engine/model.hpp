@@ -1,0 +1,53 @@
+// The model file: ensembles, policy tables and metadata in one checked file.
+//
+// Little endian, IEEE floats, no padding:
+//   magic      8 bytes "FASTPART"
+//   version    u32 = 1
+//   size       u64, bytes of payload
+//   payload
+//   checksum   u32, CRC-32 of all before it
+// payload:
+//   metadata   u32 length, UTF-8 JSON
+//   features   u32 count (1..128); each: u16 length, UTF-8 name
+//   tables     u32 knots (1..64); f32 qp[knots]; f32 log_kappa[knots]; f32 log_layer_weight[8]
+//   groups     u32 count = 4, in the order of Group; each: the loss forest, the time forest
+// forest:      u32 trees; each:
+//   nodes      u32 count; each: f64 threshold, u16 feature, u8 missing (0 none, 1 zero, 2 NaN),
+//              u8 default left, i32 left, i32 right    (children as in TreeNode)
+//   leaves     f64 value[count + 1]
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "forest.hpp"
+
+namespace fastpart {
+
+// Which pair of ensembles answers a question.
+enum class Group : int { SplitInter, SplitIntra, Continue, Mode, Count };
+constexpr int kGroups = int(Group::Count);
+constexpr const char* kGroupNames[kGroups] = {"split_inter", "split_intra", "continue", "mode"};
+
+constexpr int kLayers = 8;
+
+struct PolicyTables {
+  std::vector<float> qp_knots;                 // ascending slice QPs
+  std::vector<float> log_kappa;                // at each knot: log of the skip threshold (loss per time) at kappa = 1
+  float log_layer_weight[kLayers] = {};        // [0] I pictures, [1 + TId] B pictures: log of the weight of the expected loss
+};
+
+struct Model {
+  GroupModel   groups[kGroups];                // a group the model does not answer is empty
+  PolicyTables tables;
+  std::string  metadata;                       // JSON: recipe, training data, versions
+  std::vector<std::string> features;           // names, in the order of the values
+  uint32_t     checksum = 0;                   // as stored at the end of the file
+
+  // Reads a whole model file. Throws std::runtime_error that says what was found and what was wanted.
+  static Model parse(const uint8_t* data, size_t size);
+};
+
+}  // namespace fastpart
