@@ -1,0 +1,362 @@
+"""The VTM-23.2 back end: finds the user's binaries, runs one encode, reads what it reports."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import re
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+from fastpart.errors import FastpartError
+from fastpart.media import Clip
+
+VERSION = "23.2"
+HOME_VARIABLE = "FASTPART_VTM_HOME"
+DEFAULT_HOME = "~/.cache/fastpart/vtm"
+VARIANTS = ("stock", "patched")
+
+#: Bit depth of reconstructions: the depth in which VTM's configurations code and measure.
+RECON_BIT_DEPTH = 10
+
+_PICTURE = re.compile(
+    r"^POC\s+(?P<poc>-?\d+)\s+LId:\s*(?P<lid>\d+)\s+TId:\s*(?P<tid>\d+)\s+"
+    r"\(\s*(?P<nal>\w+),\s*(?P<slice>\w)-SLICE,\s*QP\s*(?P<qp>-?\d+)\s*\)\s+(?P<bits>\d+) bits\s+"
+    r"\[Y\s+(?P<y>\S+) dB\s+U\s+(?P<u>\S+) dB\s+V\s+(?P<v>\S+) dB\]"
+    r"(?:.*?\[ET\s+(?P<et>[\d.]+)\s*\])?"
+)
+_SUMMARY = re.compile(r"^\s+(\d+)\s+a\s+(\S+)\s+(\S+)\s+(\S+)\s+(\S+)\s+(\S+)")
+_TOTAL_TIME = re.compile(r"^\s*Total Time:\s+(\S+) sec\. \[user\]")
+_COUNTERS = "fastpart:"
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class VtmHome:
+    """Folder of the user's own VTM: `23.2/stock`, `23.2/patched` (EncoderApp, DecoderApp,
+    parcat) and `23.2/cfg`, the cfg folder of the VTM tree."""
+
+    root: Path
+    origin: str
+
+    @classmethod
+    def find(cls, path: str | os.PathLike | None = None) -> VtmHome:
+        """The folder given, else $FASTPART_VTM_HOME, else ~/.cache/fastpart/vtm.
+
+        It need not exist: what is missing is reported by the file that is asked for.
+        """
+        if path is not None:
+            return cls(Path(path).expanduser(), "--vtm-home")
+        if os.environ.get(HOME_VARIABLE):
+            return cls(Path(os.environ[HOME_VARIABLE]).expanduser(), f"${HOME_VARIABLE}")
+        return cls(Path(DEFAULT_HOME).expanduser(), f"the default, as ${HOME_VARIABLE} is not set")
+
+    def encoder(self, variant: str) -> Path:
+        """EncoderApp of a variant, `stock` or `patched`. Raises FastpartError when absent."""
+        return self._binary(variant, "EncoderApp")
+
+    def decoder(self) -> Path:
+        """DecoderApp of the stock build. Raises FastpartError when absent."""
+        return self._binary("stock", "DecoderApp")
+
+    def cfg(self, name: str | os.PathLike) -> Path:
+        """A configuration file: its name in the tree's cfg folder, or else a path.
+
+        Raises FastpartError when neither exists.
+        """
+        in_tree = self.root / VERSION / "cfg" / name
+        for candidate in (in_tree, Path(name)):
+            if candidate.is_file():
+                return candidate
+        raise FastpartError(
+            f"{name}: no such configuration, neither {in_tree} nor a file of that path; copy the "
+            f"cfg folder of the VTM-{VERSION} tree to {self.root / VERSION / 'cfg'} "
+            f"(VTM home from {self.origin})"
+        )
+
+    def _binary(self, variant: str, name: str) -> Path:
+        path = self.root / VERSION / variant / name
+        if path.is_file() and os.access(path, os.X_OK):
+            return path
+        found = "it is not executable (chmod +x)" if path.is_file() else "there is no such file"
+        first = "run fastpart patch apply on the tree, then " if variant == "patched" else ""
+        raise FastpartError(
+            f"VTM-{VERSION} {variant}/{name}: wanted at {path}, {found} (VTM home from "
+            f"{self.origin}); {first}build VTM-{VERSION} as its README says and copy EncoderApp, "
+            f"DecoderApp and parcat to {path.parent}, or name another folder with "
+            f"--vtm-home or ${HOME_VARIABLE}"
+        )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What VTM prints for one coded picture.
+
+    poc: display order. tid: temporal layer. slice_type: `I`, `P`, `B`, lower case when
+    not used for reference. qp: of its slices. bits: coded, SEI not counted.
+    psnr: (Y, U, V) in dB at the internal bit depth; 999.99 where lossless.
+    seconds: VTM's own time for it (whole seconds unless PrintHighPrecEncTime is set).
+    """
+
+    poc: int
+    tid: int
+    nal_type: str
+    slice_type: str
+    qp: int
+    bits: int
+    psnr: tuple[float, float, float]
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one child process took: times in seconds, memory in KiB."""
+
+    user_s: float
+    system_s: float
+    wall_s: float
+    max_rss_kib: int
+    involuntary_switches: int
+
+
+@dataclass(frozen=True)
+class EncodeResult:
+    """One finished encode.
+
+    kbps: VTM's summary bitrate, without SEI, at the frame rate of the command.
+    psnr: averages over the pictures of (Y, U, V), dB. vtm_yuv_psnr: VTM's own combined value.
+    vtm_user_s: the `[user]` time VTM prints, its process's CPU time.
+    counters: numbers from the engine's `fastpart: key=value` lines; empty for stock.
+    """
+
+    argv: tuple[str, ...]
+    log_path: Path
+    core: int | None
+    usage: Usage
+    pictures: tuple[Picture, ...]
+    kbps: float
+    psnr: tuple[float, float, float]
+    vtm_yuv_psnr: float
+    vtm_user_s: float | None
+    counters: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def psnr_611(self) -> float:
+        """(6Y + U + V) / 8 of the averages, dB."""
+        y, u, v = self.psnr
+        return (6 * y + u + v) / 8
+
+
+def intra_period_for(fps: Fraction | float) -> int:
+    """Intra period in pictures for random access: the multiple of 32 nearest to one second.
+
+    Source: JVET-T2010, VTM common test conditions (24-30 fps: 32, 50-60 fps: 64).
+    """
+    return max(32, 32 * math.floor(fps / 32 + Fraction(1, 2)))
+
+
+def encode_command(
+    encoder: str | os.PathLike,
+    cfg_files: Iterable[str | os.PathLike],
+    clip: Clip,
+    qp: int,
+    bitstream: str | os.PathLike,
+    recon: str | os.PathLike | None = None,
+    options: Mapping[str, object] | None = None,
+    *,
+    intra_period: int | None = None,
+) -> list[str]:
+    """The argument list of one encode.
+
+    options: further VTM options, name to value; they come last and so override.
+    recon: file for the reconstruction, RECON_BIT_DEPTH bits a sample; none is written
+    when None. intra_period: in pictures, `intra_period_for` the clip's rate when None.
+    """
+    # VTM reads the rate as NUM:DEN with integers, and "29.97" as 29.
+    rate = f"{clip.fps.numerator}:{clip.fps.denominator}"
+    argv = [str(encoder)]
+    for cfg in cfg_files:
+        argv += ["-c", str(cfg)]
+    argv += [
+        "-i", str(clip.path),
+        "-wdt", str(clip.width),
+        "-hgt", str(clip.height),
+        "-fr", rate,
+        "-fs", str(clip.start),
+        "-f", str(clip.frames),
+        "-q", str(qp),
+        "-b", str(bitstream),
+        "-o", str(recon) if recon is not None else os.devnull,
+        "--InputChromaFormat=420",
+        f"--InputBitDepth={clip.bit_depth}",
+        f"--OutputBitDepth={RECON_BIT_DEPTH}",
+        f"--IntraPeriod={intra_period or intra_period_for(clip.fps)}",
+    ]
+    if clip.width % 8 or clip.height % 8:
+        # Pad to the minimum CU size and signal the window (H.266 clause 7.4.3.5).
+        argv.append("--ConformanceWindowMode=1")
+    for name, value in (options or {}).items():
+        argv.append(f"--{name}={int(value) if isinstance(value, bool) else value}")
+    return argv
+
+
+def parse_picture(line: str) -> Picture | None:
+    """Read VTM's line for one picture; None for any other line."""
+    match = _PICTURE.match(line)
+    if not match:
+        return None
+    return Picture(
+        poc=int(match["poc"]),
+        tid=int(match["tid"]),
+        nal_type=match["nal"],
+        slice_type=match["slice"],
+        qp=int(match["qp"]),
+        bits=int(match["bits"]),
+        psnr=(float(match["y"]), float(match["u"]), float(match["v"])),
+        seconds=float(match["et"]) if match["et"] else None,
+    )
+
+
+def parse_counters(line: str) -> dict[str, float]:
+    """Numbers of a `fastpart: key=value key=value` line; empty for any other line."""
+    if not line.startswith(_COUNTERS):
+        return {}
+    counters: dict[str, float] = {}
+    for key, value in re.findall(r"(\w+)=(\S+)", line):
+        with contextlib.suppress(ValueError):
+            counters[key] = int(value) if re.fullmatch(r"-?\d+", value) else float(value)
+    return counters
+
+
+def run_measured(
+    argv: Sequence[str | os.PathLike],
+    log_path: str | os.PathLike,
+    on_line: Callable[[str], None] | None = None,
+    core: int | None = None,
+) -> Usage:
+    """Run a command to its end, with stdout and stderr in log_path, and measure it alone.
+
+    core: pin it to this CPU. on_line is called with each line as it comes. The command
+    dies with this process, whatever ends it.
+    Raises FastpartError with the last log lines when it fails.
+    """
+    argv = [str(word) for word in argv]
+    if core is not None and core not in os.sched_getaffinity(0):
+        allowed = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
+        raise FastpartError(f"core {core}: not available to this process, wanted one of {allowed}")
+    parent = os.getpid()
+
+    def in_child() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        if core is not None:
+            os.sched_setaffinity(0, {core})
+
+    last: deque[str] = deque(maxlen=8)
+    start = time.monotonic()
+    try:
+        log = open(log_path, "w", encoding="utf-8")
+    except OSError as error:
+        raise FastpartError(f"{log_path}: cannot be written ({error.strerror})") from error
+    with log:
+        try:
+            process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                text=True, errors="replace", start_new_session=True, preexec_fn=in_child,
+            )
+        except OSError as error:
+            raise FastpartError(f"{argv[0]}: cannot be run ({error.strerror})") from error
+        try:
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                if line.strip():
+                    last.append(line.rstrip())
+                if on_line:
+                    on_line(line)
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            process.stdout.close()
+    if process.returncode:
+        ended = (
+            f"exit code {process.returncode}"
+            if process.returncode > 0
+            else f"signal {signal.Signals(-process.returncode).name}"
+        )
+        raise FastpartError(
+            f"{Path(argv[0]).name}: {ended}, wanted 0; log {log_path} ends with\n  "
+            + "\n  ".join(last)
+        )
+    return Usage(
+        user_s=used.ru_utime,
+        system_s=used.ru_stime,
+        wall_s=time.monotonic() - start,
+        max_rss_kib=used.ru_maxrss,
+        involuntary_switches=used.ru_nivcsw,
+    )
+
+
+def run_encoder(
+    argv: Sequence[str | os.PathLike],
+    log_path: str | os.PathLike,
+    on_picture: Callable[[Picture], None] | None = None,
+    core: int | None = None,
+) -> EncodeResult:
+    """Run EncoderApp to its end and read its log.
+
+    on_picture is called after each coded picture, in coding order; core pins the encoder.
+    Raises FastpartError when it fails or ends without a summary.
+    """
+    pictures: list[Picture] = []
+    summary: list[float] = []
+    counters: dict[str, float] = {}
+    vtm_user_s: float | None = None
+
+    def read(line: str) -> None:
+        nonlocal vtm_user_s
+        if picture := parse_picture(line):
+            pictures.append(picture)
+            if on_picture:
+                on_picture(picture)
+        elif found := _SUMMARY.match(line):
+            summary[:] = map(float, found.groups())
+        elif found := _TOTAL_TIME.match(line):
+            vtm_user_s = float(found[1])
+        else:
+            counters.update(parse_counters(line))
+
+    usage = run_measured(argv, log_path, read, core)
+    if not summary or not pictures:
+        raise FastpartError(
+            f"{log_path}: {len(pictures)} pictures and {'a' if summary else 'no'} summary in the "
+            f"log, wanted both; is {argv[0]} the EncoderApp of VTM-{VERSION}?"
+        )
+    _, kbps, y, u, v, yuv = summary
+    return EncodeResult(
+        argv=tuple(map(str, argv)),
+        log_path=Path(log_path),
+        core=core,
+        usage=usage,
+        pictures=tuple(pictures),
+        kbps=kbps,
+        psnr=(y, u, v),
+        vtm_yuv_psnr=yuv,
+        vtm_user_s=vtm_user_s,
+        counters=counters,
+    )
