@@ -81,7 +81,7 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def parse_fps(value: str | int | float | Fraction) -> Fraction:
+def parse_fps(value: str | float | Fraction) -> Fraction:
     """Read a frame rate in frames per second: `60`, `30000/1001`, `30000:1001`, `29.97`.
 
     A decimal within 0.005 of N*1000/1001 means that rate of the NTSC family.
@@ -117,7 +117,7 @@ def open_clip(
     path: str | os.PathLike,
     *,
     size: tuple[int, int] | None = None,
-    fps: str | int | float | Fraction | None = None,
+    fps: str | float | Fraction | None = None,
     bit_depth: int | None = None,
     frames: int | None = None,
     start: int = 0,
@@ -211,7 +211,9 @@ def make_cut(cut: dict, clips_root: str | os.PathLike, out_path: str | os.PathLi
                    "-vf", filters, "-fps_mode", "passthrough", "-frames:v", str(frames),
                    "-pix_fmt", "yuv420p" if depth == 8 else "yuv420p10le",
                    "-f", "rawvideo", str(temporary)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, errors="replace"
+        )
         if done.returncode:
             raise FastpartError(f"{source}: ffmpeg cannot cut it:\n{_tail(done.stderr)}")
         found = temporary.stat().st_size / frame_bytes(width, height, depth)
@@ -394,7 +396,7 @@ def _decoded_format(path: Path) -> str:
     """Pixel format to decode the file's first video stream to."""
     done = subprocess.run(
         [ffmpeg_exe(), "-nostdin", "-hide_banner", "-i", str(path)],
-        capture_output=True, text=True, errors="replace",
+        check=False, capture_output=True, text=True, errors="replace",
     )
     video = re.search(r"^\s*Stream #\S+.*?: Video: (.*)$", done.stderr, re.MULTILINE)
     if not video:

@@ -7,6 +7,7 @@ import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ def psnr(source: Clip, recon: Clip) -> Psnr:
         for index in range(source.frames):
             difference = _read_frame(first, source, depth)
             difference -= _read_frame(second, recon, depth)
-            for plane, (begin, end) in enumerate(zip(bounds, bounds[1:])):
+            for plane, (begin, end) in enumerate(pairwise(bounds)):
                 squares = difference[begin:end]
                 error = int(np.einsum("i,i->", squares, squares, dtype=np.int64))
                 pictures[index, plane] = (

@@ -69,6 +69,10 @@ class VtmHome:
         """DecoderApp of the stock build. Raises FastpartError when absent."""
         return self._binary("stock", "DecoderApp")
 
+    def parcat(self) -> Path:
+        """parcat of the stock build, which joins bitstreams. Raises FastpartError when absent."""
+        return self._binary("stock", "parcat")
+
     def cfg(self, name: str | os.PathLike) -> Path:
         """A configuration file: its name in the tree's cfg folder, or else a path.
 
@@ -155,6 +159,34 @@ class EncodeResult:
         """(6Y + U + V) / 8 of the averages, dB."""
         y, u, v = self.psnr
         return (6 * y + u + v) / 8
+
+
+@dataclass(frozen=True)
+class BinaryInfo:
+    """What a VTM binary says of itself. version: `23.2`; None when it is no VTM.
+    has_fastpart: it knows the options that the patch adds."""
+
+    version: str | None
+    has_fastpart: bool
+
+
+def binary_info(binary: str | os.PathLike) -> BinaryInfo:
+    """Ask a VTM binary for its help text. Raises FastpartError when it cannot be run."""
+    try:
+        done = subprocess.run(
+            [str(binary), "--help"], check=False, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise FastpartError(
+            f"{binary}: cannot be run ({error}); build it on this machine"
+        ) from error
+    text = done.stdout.decode("utf-8", "replace")
+    version = re.search(r"VTM (?:\w+ )?Version (\S+)|version VTM (\S+)", text)
+    return BinaryInfo(
+        version=(version[1] or version[2]) if version else None,
+        has_fastpart="--FastPart" in text,
+    )
 
 
 def intra_period_for(fps: Fraction | float) -> int:
@@ -266,14 +298,15 @@ def run_measured(
     last: deque[str] = deque(maxlen=8)
     start = time.monotonic()
     try:
-        log = open(log_path, "w", encoding="utf-8")
+        log = Path(log_path).open("w", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
         raise FastpartError(f"{log_path}: cannot be written ({error.strerror})") from error
     with log:
         try:
             process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                text=True, errors="replace", start_new_session=True, preexec_fn=in_child,
+                text=True, errors="replace", start_new_session=True,
+                preexec_fn=in_child,  # noqa: PLW1509 (two system calls, no locks)
             )
         except OSError as error:
             raise FastpartError(f"{argv[0]}: cannot be run ({error.strerror})") from error

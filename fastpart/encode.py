@@ -1,0 +1,260 @@
+"""`fastpart encode`: one clip to one H.266 bitstream and its run record."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+from fastpart.errors import FastpartError
+from fastpart.media import Clip, open_clip, parse_size
+from fastpart.record import encode_record, write_json_atomic
+from fastpart.vtm import (
+    EncodeResult,
+    Picture,
+    VtmHome,
+    binary_info,
+    encode_command,
+    intra_period_for,
+    run_encoder,
+)
+
+DEFAULT_CFG = "encoder_randomaccess_vtm.cfg"
+
+#: VTM options that this command sets itself, and what to use instead of --option.
+OWN_OPTIONS = {
+    "InputFile": "INPUT",
+    "BitstreamFile": "-o",
+    "ReconFile": "--keep-recon",
+    "SourceWidth": "--size",
+    "SourceHeight": "--size",
+    "FrameRate": "--fps",
+    "InputBitDepth": "--bit-depth",
+    "FramesToBeEncoded": "--frames",
+    "FrameSkip": "--start",
+    "QP": "--qp",
+    "IntraPeriod": "--intra-period",
+    "FastPart": "--stock",
+    "FastPartKappa": "--kappa",
+    "FastPartModel": "--model",
+}
+
+
+def add_commands(subparsers: argparse._SubParsersAction) -> None:
+    """Add `encode` to the command line."""
+    parser = subparsers.add_parser(
+        "encode",
+        help="encode a clip with VTM and the learned predictor",
+        description="Encode a clip with the patched VTM. Writes OUT, its run record OUT.json and "
+        "the encoder's log OUT.log.",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("input", metavar="INPUT", help="raw .yuv, .y4m, or any file ffmpeg reads")
+    parser.add_argument("-o", "--output", metavar="OUT.266", required=True, help="bitstream to write")
+    parser.add_argument("--qp", type=int, required=True, help="base QP, 0 to 63")
+    clip = parser.add_argument_group("input")
+    clip.add_argument("--size", metavar="WxH", help="picture size of a .yuv (default: from its name)")
+    clip.add_argument("--fps", metavar="RATE", help="60 or 30000/1001 (default: the file's own)")
+    clip.add_argument("--bit-depth", type=int, choices=(8, 10), help="sample depth of a .yuv")
+    clip.add_argument("--frames", type=int, metavar="N", help="how many frames (default: all)")
+    clip.add_argument("--start", type=int, default=0, metavar="N", help="first frame (default: 0)")
+    predictor = parser.add_argument_group("predictor")
+    predictor.add_argument("--kappa", type=float, help="speed: larger skips more (1: as trained)")
+    predictor.add_argument("--model", metavar="FILE", help="model file (default: the one compiled in)")
+    predictor.add_argument("--stock", action="store_true", help="run the stock encoder instead")
+    encoder = parser.add_argument_group("encoder")
+    encoder.add_argument("--vtm-home", metavar="DIR", help="folder with 23.2/patched, 23.2/stock, "
+                         "23.2/cfg (default: $FASTPART_VTM_HOME or ~/.cache/fastpart/vtm)")
+    encoder.add_argument("--cfg", action="append", metavar="CFG", help="file of the cfg folder, or a "
+                         f"path; repeatable (default: {DEFAULT_CFG})")
+    encoder.add_argument("--option", action="append", default=[], metavar="KEY=VALUE",
+                         help="passed to VTM as --KEY=VALUE; repeatable")
+    encoder.add_argument("--intra-period", type=int, metavar="N",
+                         help="pictures (default: the multiple of 32 nearest to one second)")
+    encoder.add_argument("--hash", action="store_true", help="write picture hashes, which the "
+                         "decoder then verifies (SEIDecodedPictureHash=1)")
+    encoder.add_argument("--core", type=int, metavar="N", help="pin the encoder to this CPU")
+    output = parser.add_argument_group("output")
+    output.add_argument("--keep-recon", metavar="FILE",
+                        help="also write the reconstruction, raw 4:2:0 at 10 bits")
+    output.add_argument("--force", action="store_true", help="replace files that exist")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Encode as the parsed arguments say; returns 0.
+
+    The bitstream appears under its name when complete, and the record after it: where there
+    is a record, its bitstream is there too. Raises FastpartError for anything to mend.
+    """
+    if not 0 <= args.qp <= 63:
+        raise FastpartError(f"--qp {args.qp}: wanted 0 to 63")
+    options = _vtm_options(args)
+    home = VtmHome.find(args.vtm_home)
+    variant = "stock" if args.stock else "patched"
+    encoder = home.encoder(variant)
+    if variant == "patched" and not binary_info(encoder).has_fastpart:
+        raise FastpartError(
+            f"{encoder}: does not know --FastPart, wanted a build of the patched tree; run "
+            "fastpart patch apply on the VTM tree and build it again, or encode with --stock"
+        )
+    cfg_files = [home.cfg(name) for name in args.cfg or [DEFAULT_CFG]]
+    if args.model and not Path(args.model).is_file():
+        raise FastpartError(f"{args.model}: no such model file; check --model")
+
+    output = Path(args.output)
+    record_path, log_path = (output.with_name(output.name + end) for end in (".json", ".log"))
+    recon = Path(args.keep_recon) if args.keep_recon else None
+    if len({path.resolve() for path in (Path(args.input), output, recon) if path}) < 2 + bool(recon):
+        raise FastpartError(f"{output}: input, output and --keep-recon must be different files")
+    for path in (output, record_path, recon):
+        if path and path.exists() and not args.force:
+            raise FastpartError(f"{path}: exists already; choose another name or give --force")
+
+    with _terminate_as_interrupt(), contextlib.ExitStack() as stack:
+        work = stack.enter_context(_work_folder(output))
+        recon_work = stack.enter_context(_work_folder(recon)) if recon else None
+        clip = open_clip(
+            args.input,
+            size=parse_size(args.size) if args.size else None,
+            fps=args.fps,
+            bit_depth=args.bit_depth,
+            frames=args.frames,
+            start=args.start,
+            workdir=work,
+        )
+        intra_period = args.intra_period or intra_period_for(clip.fps)
+        command = encode_command(
+            encoder, cfg_files, clip, args.qp, work / output.name,
+            recon_work / recon.name if recon else None, options, intra_period=intra_period,
+        )
+        started = datetime.now(timezone.utc)
+        try:
+            with _Progress(clip.frames) as progress:
+                result = run_encoder(command, log_path, progress.show, args.core)
+        except KeyboardInterrupt:
+            log_path.unlink(missing_ok=True)
+            raise
+        record = encode_record(
+            result, variant=variant, clip=clip, source=args.input, cfg_files=cfg_files, qp=args.qp,
+            intra_period=intra_period, bitstream=work / output.name, bitstream_name=output,
+            started=started, model=args.model,
+        )
+        record_path.unlink(missing_ok=True)
+        if recon:
+            (recon_work / recon.name).replace(recon)
+        (work / output.name).replace(output)
+        write_json_atomic(record_path, record)
+    print(_summary(output, clip, result, record))
+    return 0
+
+
+def _vtm_options(args: argparse.Namespace) -> dict[str, object]:
+    """VTM options of the command line, by name."""
+    options: dict[str, object] = {}
+    if args.hash:
+        options["SEIDecodedPictureHash"] = 1
+    if args.stock and (args.kappa is not None or args.model):
+        raise FastpartError("--stock: runs without the predictor; leave out --kappa and --model")
+    if not args.stock:
+        options["FastPart"] = 1
+        if args.kappa is not None:
+            options["FastPartKappa"] = args.kappa
+        if args.model:
+            options["FastPartModel"] = args.model
+    for text in args.option:
+        name, equals, value = text.partition("=")
+        if not equals or not name or name.startswith("-"):
+            raise FastpartError(f"--option {text}: wanted KEY=VALUE, for example MTS=4")
+        if name in OWN_OPTIONS:
+            raise FastpartError(f"--option {text}: is set by {OWN_OPTIONS[name]}, use that")
+        options[name] = value
+    return options
+
+
+@contextlib.contextmanager
+def _work_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside the target, on its file system."""
+    try:
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    except OSError as error:
+        raise FastpartError(
+            f"{target}: its folder cannot be written ({error.strerror}); "
+            "create the folder or choose another"
+        ) from error
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP clean up as Ctrl-C does."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Progress:
+    """One line a picture on stderr; on a terminal one line that changes."""
+
+    def __init__(self, frames: int):
+        self._frames = frames
+        self._done = 0
+        self._start = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._terminal and self._done:
+            print(file=sys.stderr)
+
+    def show(self, picture: Picture) -> None:
+        self._done += 1
+        elapsed = time.monotonic() - self._start
+        left = elapsed / self._done * max(0, self._frames - self._done)
+        line = (
+            f"{self._done}/{self._frames}  POC {picture.poc}  TId {picture.tid}  "
+            f"{picture.slice_type}  {picture.bits} bits  {_clock(elapsed)} elapsed, "
+            f"about {_clock(left)} left"
+        )
+        if self._terminal:
+            width = shutil.get_terminal_size().columns
+            print(f"\r\x1b[K{line[:width - 1]}", end="", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _summary(output: Path, clip: Clip, result: EncodeResult, record: dict) -> str:
+    y, u, v = result.psnr
+    lines = [
+        f"{output}: {len(result.pictures)} pictures {clip.width}x{clip.height}, "
+        f"{record['kbps']:.2f} kbps ({record['kbps_without_sei']:.2f} without SEI), "
+        f"Y {y:.2f} U {u:.2f} V {v:.2f} dB, (6Y+U+V)/8 {result.psnr_611:.3f} dB, "
+        f"{result.usage.user_s:.1f} s user"
+    ]
+    if result.counters:
+        lines.append("engine: " + ", ".join(f"{k} {v}" for k, v in result.counters.items()))
+    return "\n".join(lines)

@@ -1,0 +1,199 @@
+"""The run record: the one result of an encode, of which every table and report is a view.
+
+`encode_record` builds it; it is stored as JSON. Units are in the names: `_s` seconds,
+`_kib` KiB, `kbps` 1000 bits a second, `psnr` dB. Keys a reader does not know are to be ignored.
+
+schema          "fastpart.encode/1"; the number rises when a key changes its meaning
+fastpart        version of this package
+variant         "stock" or "patched"
+argv            command line of the encoder as it ran, with the temporary names of its files
+encoder         path, sha256 and version of the encoder binary
+cfg             list of path and sha256, in the order given
+model           path and sha256 of the model file; null when none was named: the patched
+                encoder then uses the model compiled into it, the stock one none
+source          path and sha256 of the input as the user named it
+clip            width, height (luma samples), fps ("30000/1001"), bit_depth of the input,
+                frames, start (first frame of the input that was coded)
+qp              base quantisation parameter
+intra_period    pictures
+bitstream       path, sha256, bits and sei_bits (part of bits; with start codes, H.266 Annex B)
+kbps            bitrate of the whole bitstream at the clip's frame rate
+kbps_without_sei  the same without SEI NAL units; equals VTM's own summary
+psnr            y, u, v: averages over the pictures of VTM's values (internal bit depth);
+                weighted: (6y + u + v) / 8
+times           user_s, system_s, wall_s of the encoder process alone; vtm_user_s: the [user]
+                time it prints; started: UTC, ISO 8601
+max_rss_kib     peak resident memory of the encoder
+involuntary_switches  context switches that took the core away; many mean a disturbed time
+core            CPU the encoder was pinned to, or null
+counters        numbers from the engine's "fastpart:" log lines; empty for stock
+pictures        list in coding order: poc, tid, nal_type, slice_type, qp, bits (SEI not
+                counted), psnr [Y, U, V], seconds (VTM's own, rounded)
+machine         see `describe_machine`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from fastpart import __version__
+from fastpart.errors import FastpartError
+from fastpart.media import Clip
+from fastpart.quality import bitstream_bits
+from fastpart.vtm import EncodeResult, binary_info
+
+SCHEMA = "fastpart.encode/1"
+
+
+def encode_record(
+    result: EncodeResult,
+    *,
+    variant: str,
+    clip: Clip,
+    source: str | os.PathLike,
+    cfg_files: list[Path],
+    qp: int,
+    intra_period: int,
+    bitstream: str | os.PathLike,
+    bitstream_name: str | os.PathLike,
+    started: datetime,
+    model: str | os.PathLike | None = None,
+) -> dict[str, Any]:
+    """The record of one finished encode; the keys are described at the top of this file.
+
+    bitstream: the file as it is now; bitstream_name: the path to record for it.
+    Raises FastpartError when a file cannot be read or the bitstream is none.
+    """
+    encoder = Path(result.argv[0])
+    bits = bitstream_bits(bitstream)
+    kbps_of_a_bit = float(clip.fps / clip.frames / 1000)
+    y, u, v = result.psnr
+    return {
+        "schema": SCHEMA,
+        "fastpart": __version__,
+        "variant": variant,
+        "argv": list(result.argv),
+        "encoder": {**file_identity(encoder), "version": binary_info(encoder).version},
+        "cfg": [file_identity(path) for path in cfg_files],
+        "model": file_identity(model) if model else None,
+        "source": file_identity(source),
+        "clip": {
+            "width": clip.width,
+            "height": clip.height,
+            "fps": str(clip.fps),
+            "bit_depth": clip.bit_depth,
+            "frames": clip.frames,
+            "start": clip.start,
+        },
+        "qp": qp,
+        "intra_period": intra_period,
+        "bitstream": {
+            "path": str(bitstream_name),
+            "sha256": sha256_file(bitstream),
+            "bits": bits["total"],
+            "sei_bits": bits["sei"],
+        },
+        "kbps": bits["total"] * kbps_of_a_bit,
+        "kbps_without_sei": (bits["total"] - bits["sei"]) * kbps_of_a_bit,
+        "psnr": {"y": y, "u": u, "v": v, "weighted": result.psnr_611},
+        "times": {
+            "user_s": result.usage.user_s,
+            "system_s": result.usage.system_s,
+            "wall_s": result.usage.wall_s,
+            "vtm_user_s": result.vtm_user_s,
+            "started": started.isoformat(timespec="seconds"),
+        },
+        "max_rss_kib": result.usage.max_rss_kib,
+        "involuntary_switches": result.usage.involuntary_switches,
+        "core": result.core,
+        "counters": result.counters,
+        "pictures": [asdict(picture) for picture in result.pictures],
+        "machine": describe_machine(result.core),
+    }
+
+
+def file_identity(path: str | os.PathLike) -> dict[str, str]:
+    """Path and sha256 of a file."""
+    return {"path": str(path), "sha256": sha256_file(path)}
+
+
+def sha256_file(path: str | os.PathLike) -> str:
+    """Hexadecimal SHA-256 of a file, read in blocks. Raises FastpartError if unreadable."""
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise FastpartError(f"{path}: cannot be read ({error.strerror})") from error
+    return digest.hexdigest()
+
+
+def write_json_atomic(path: str | os.PathLike, data: Any) -> None:
+    """Write data as JSON; the file appears under its name only when complete.
+
+    Raises FastpartError when its folder cannot be written, ValueError for NaN or infinity.
+    """
+    path = Path(path)
+    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise FastpartError(
+            f"{path}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
+
+
+def describe_machine(core: int | None = None) -> dict[str, Any]:
+    """What a time depends on.
+
+    cpu: model name. cores, threads: physical and logical. memory_bytes. system: kernel name
+    and release. python: version. governor: frequency governor of `core` (else of CPU 0), null
+    where the system does not say. load: averages over 1, 5 and 15 minutes, now.
+    """
+    return {
+        "cpu": _cpu_model(),
+        "cores": psutil.cpu_count(logical=False),
+        "threads": psutil.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "governor": _governor(core or 0),
+        "load": [round(value, 2) for value in psutil.getloadavg()],
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _governor(core: int) -> str | None:
+    path = Path(f"/sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor")
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
