@@ -5,14 +5,16 @@ The format is documented in `engine/model.hpp`.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import struct
 import tempfile
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from fastpart.errors import FastpartError
 
@@ -29,7 +31,9 @@ LAYERS = 8
 
 _HEADER = struct.Struct("<8sIQ")
 _NODE = struct.Struct("<dHBBii")
-_MISSING = {"None": 0, "Zero": 1, "NaN": 2}
+# Bits of LightGBM's decision_type (include/LightGBM/tree.h).
+_DEFAULT_LEFT = 2
+_MISSING_SHIFT = 2
 
 
 def write_model(
@@ -118,7 +122,7 @@ def _pack_tables(path: Path, tables: Mapping[str, Sequence[float]]) -> bytes:
         [float(value) for value in tables[name]]
         for name in ("qp_knots", "log_kappa", "log_layer_weight")
     )
-    ascending = all(low < high for low, high in zip(knots, knots[1:]))
+    ascending = all(low < high for low, high in itertools.pairwise(knots))
     if not 1 <= len(knots) <= MAX_KNOTS or len(log_kappa) != len(knots) or not ascending:
         raise FastpartError(
             f"{path}: qp_knots {knots} with log_kappa {log_kappa}, wanted 1 to {MAX_KNOTS} "
@@ -133,9 +137,7 @@ def _pack_tables(path: Path, tables: Mapping[str, Sequence[float]]) -> bytes:
     return struct.pack(f"<I{len(values)}f", len(knots), *values)
 
 
-def _pack_groups(
-    path: Path, groups: Mapping[str, tuple[Booster, Booster]], features: int
-) -> bytes:
+def _pack_groups(path: Path, groups: Mapping[str, tuple[Booster, Booster]], features: int) -> bytes:
     unknown = set(groups) - set(GROUPS)
     if unknown:
         raise FastpartError(
@@ -158,61 +160,54 @@ def _pack_forest(where: str, booster: Booster, features: int) -> bytes:
             f"{where}: booster of {booster.num_feature()} features, wanted {features}; "
             "train it on the columns that are named"
         )
-    model = booster.dump_model()
-    if model["num_tree_per_iteration"] != 1 or model["average_output"]:
+    # The text, not dump_model(), which shows infinite thresholds as 1e300.
+    head, *trees = booster.model_to_string().split("\nend of trees")[0].split("\nTree=")
+    header = head.split("\n")
+    if "num_tree_per_iteration=1" not in header or "average_output" in header:
         raise FastpartError(
             f"{where}: booster of several classes or an averaging one (boosting=rf), "
             "wanted one sum of trees; train a regression by boosting=gbdt"
         )
-    # The JSON dump cannot tell a linear tree from a plain one; the text can.
-    if "is_linear=1" in booster.model_to_string():
+    return struct.pack("<I", len(trees)) + b"".join(_pack_tree(where, tree) for tree in trees)
+
+
+def _pack_tree(where: str, text: str) -> bytes:
+    number, *lines = text.split("\n")
+    fields = dict(line.split("=", 1) for line in lines if line)
+    leaves = [float(value) for value in fields["leaf_value"].split()]
+    if fields["is_linear"] != "0":
         raise FastpartError(
-            f"{where}: linear trees, wanted constant leaves; train with linear_tree=false"
+            f"{where}: tree {number} is linear, wanted constant leaves; "
+            "train with linear_tree=false"
         )
-    trees = [_pack_tree(where, tree) for tree in model["tree_info"]]
-    return struct.pack("<I", len(trees)) + b"".join(trees)
-
-
-def _pack_tree(where: str, tree: Mapping[str, Any]) -> bytes:
-    if tree["num_cat"]:
+    if fields["num_cat"] != "0":
         raise FastpartError(
-            f"{where}: tree {tree['tree_index']} splits on a categorical feature, "
+            f"{where}: tree {number} splits on a categorical feature, "
             "wanted numerical splits; train without categorical_feature"
         )
-    if tree["num_leaves"] > MAX_LEAVES:
+    if len(leaves) > MAX_LEAVES:
         raise FastpartError(
-            f"{where}: tree {tree['tree_index']} of {tree['num_leaves']} leaves, "
+            f"{where}: tree {number} of {len(leaves)} leaves, "
             f"wanted at most {MAX_LEAVES}; train with a smaller num_leaves"
         )
-    nodes: dict[int, bytes] = {}
-    leaves: dict[int, float] = {}
-    pending = [tree["tree_structure"]]
-    while pending:
-        node = pending.pop()
-        if "split_index" not in node:
-            leaves[node.get("leaf_index", 0)] = node["leaf_value"]
-            continue
-        left, right = node["left_child"], node["right_child"]
-        nodes[node["split_index"]] = _NODE.pack(
-            node["threshold"],
-            node["split_feature"],
-            _MISSING[node["missing_type"]],
-            node["default_left"],
-            _child(left),
-            _child(right),
-        )
-        pending += (left, right)
-    return b"".join(
-        (
-            struct.pack("<I", len(nodes)),
-            *(nodes[index] for index in range(len(nodes))),
-            struct.pack(f"<{len(leaves)}d", *(leaves[index] for index in range(len(leaves)))),
-        )
+    columns = (
+        fields[name].split()
+        for name in ("threshold", "split_feature", "decision_type", "left_child", "right_child")
     )
-
-
-def _child(node: Mapping[str, Any]) -> int:
-    return node["split_index"] if "split_index" in node else ~node["leaf_index"]
+    nodes = [
+        _NODE.pack(
+            float(threshold),
+            int(feature),
+            int(decision) >> _MISSING_SHIFT,
+            bool(int(decision) & _DEFAULT_LEFT),
+            int(left),
+            int(right),
+        )
+        for threshold, feature, decision, left, right in zip(*columns, strict=True)
+    ]
+    return b"".join(
+        (struct.pack("<I", len(nodes)), *nodes, struct.pack(f"<{len(leaves)}d", *leaves))
+    )
 
 
 def _replace(path: Path, data: bytes) -> None:
