@@ -191,18 +191,19 @@ def make_cut(cut: dict, clips_root: str | os.PathLike, out_path: str | os.PathLi
     """Cut a named test sequence from its source clip into the raw file out_path.
 
     Frames [start, start+frames) in display order, scaled with Lanczos until they cover
-    size, cropped about the centre; 8-bit 4:2:0, or 10-bit when the source has more than
-    8 bits. Raises FastpartError when the source is missing or has too few frames.
+    size (or the larger `cover`, if the cut names one), cropped about the centre to size;
+    8-bit 4:2:0, or 10-bit when the source has more than 8 bits. Raises FastpartError when the source is missing or has too few frames.
     """
     source = Path(clips_root) / cut["clip"]
     _require_readable(source)
     depth = 8 if _decoded_format(source) != "yuv420p10le" else 10
     width, height = cut["size"]
     _require_even(source, width, height)
+    cover_width, cover_height = cut.get("cover", cut["size"])
     start, frames = cut["start"], cut["frames"]
     filters = (
         rf"select='between(n\,{start}\,{start + frames - 1})',"
-        f"scale={width}:{height}:force_original_aspect_ratio=increase:flags=lanczos,"
+        f"scale={cover_width}:{cover_height}:force_original_aspect_ratio=increase:flags=lanczos,"
         f"crop={width}:{height}"
     )
     out_path = Path(out_path)

@@ -1,0 +1,55 @@
+#include "policy.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+namespace fastpart {
+
+Group group_of(Candidate candidate, bool intra_slice)
+{
+  if (candidate == Candidate::Continue) return Group::Continue;
+  if (!is_split(candidate)) return Group::Mode;
+  return intra_slice ? Group::SplitIntra : Group::SplitInter;
+}
+
+Policy::Policy(Model model) : model_(std::move(model))
+{
+  const std::vector<std::string> wanted = feature_names();
+  if (model_.features == wanted) return;
+  size_t i = 0;
+  while (i < wanted.size() && i < model_.features.size() && wanted[i] == model_.features[i]) i++;
+  throw std::runtime_error("model has " + std::to_string(model_.features.size()) + " features, this engine has " +
+                           std::to_string(wanted.size()) + ", and they differ at number " + std::to_string(i) +
+                           "; train a model with this version of fastpart");
+}
+
+void Policy::begin_picture(int qp, int temporal_id, bool intra, double kappa)
+{
+  const PolicyTables&      tables = model_.tables;
+  const std::vector<float>& knots = tables.qp_knots;
+  double                   value  = tables.log_kappa.front();
+  if (qp >= knots.back())
+  {
+    value = tables.log_kappa.back();
+  }
+  else if (qp > knots.front())
+  {
+    const size_t i = size_t(std::upper_bound(knots.begin(), knots.end(), float(qp)) - knots.begin());
+    const double t = (qp - knots[i - 1]) / double(knots[i] - knots[i - 1]);
+    value          = tables.log_kappa[i - 1] * (1 - t) + tables.log_kappa[i] * t;
+  }
+  const int layer = intra ? 0 : std::min(1 + temporal_id, 7);
+  threshold_      = value + std::log(kappa) - tables.log_layer_weight[layer];
+}
+
+bool Policy::skip(Candidate candidate, bool intra_slice, const float* features) const
+{
+  const GroupModel& group = model_.groups[int(group_of(candidate, intra_slice))];
+  if (group.empty()) return false;
+  double loss, time;
+  group.predict(features, loss, time);
+  return loss - time < threshold_;
+}
+
+}  // namespace fastpart

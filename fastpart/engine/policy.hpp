@@ -1,0 +1,26 @@
+// Skip a candidate when its expected loss in bits, weighted by layer, is below kappa times its expected time.
+#pragma once
+
+#include "features.hpp"
+#include "model.hpp"
+
+namespace fastpart {
+
+class Policy {
+ public:
+  // Throws std::runtime_error if the model was made for other features than this engine's.
+  explicit Policy(Model model);
+  const Model& model() const { return model_; }
+  // Sets the picture's threshold; kappa is the user's knob, 1 as trained.
+  void begin_picture(int qp, int temporal_id, bool intra, double kappa);
+  // False also when the model has no ensembles for this kind of candidate.
+  bool skip(Candidate candidate, bool intra_slice, const float* features) const;
+
+ private:
+  Model  model_;
+  double threshold_ = 0;    // ln of loss per time below which a candidate is skipped, layer weight included
+};
+
+Group group_of(Candidate candidate, bool intra_slice);
+
+}  // namespace fastpart

@@ -1,0 +1,110 @@
+"""Runs the patched encoder over the cells of a round and keeps their traces."""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+
+from fastpart.errors import FastpartError
+from fastpart.media import Clip, make_cut
+from fastpart.training.recipe import Cell, Round
+from fastpart.vtm import VtmHome, encode_command, run_encoder
+
+#: One intra picture per cut, as in a long random-access run.
+INTRA_PERIOD = 64
+
+
+def collect(
+    round_: Round,
+    clips_root: Path,
+    out: Path,
+    home: VtmHome,
+    *,
+    model: Path | None = None,
+    kappa: float = 1.0,
+    cores: list[int] | None = None,
+    limit: int | None = None,
+) -> list[Path]:
+    """Encode every cell that has no trace yet; returns the traces of the round.
+
+    Traces appear as OUT/ROUND/CUT_qpQP.fpt only when complete, so a second start does what is
+    missing. One encode runs pinned on each of `cores` (default: all that this process may use).
+    Raises FastpartError when an encode fails; finished traces stay.
+    """
+    cells = round_.cells[:limit]
+    folder = out / round_.name
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{cell.name}.fpt" for cell in cells]
+    todo: queue.SimpleQueue[tuple[Cell, Path]] = queue.SimpleQueue()
+    clips: dict[str, Clip] = {}
+    for cell, path in zip(cells, paths, strict=True):
+        name = cell.cut["name"]
+        if name not in clips:
+            clips[name] = make_cut(cell.cut, clips_root, out / "cuts" / f"{name}.yuv")
+        if not path.exists():
+            todo.put((cell, path))
+    failures: list[Exception] = []
+    done = len(paths) - todo.qsize()
+    lock = threading.Lock()
+
+    def work(core: int) -> None:
+        nonlocal done
+        while not failures:
+            try:
+                cell, path = todo.get_nowait()
+            except queue.Empty:
+                return
+            started = time.monotonic()
+            try:
+                _encode(cell, clips[cell.cut["name"]], path, round_, home, model, kappa, core)
+            except FastpartError as error:
+                failures.append(error)
+                return
+            with lock:
+                done += 1
+                print(
+                    f"{round_.name}: {done}/{len(paths)} {cell.name} "
+                    f"{time.monotonic() - started:.0f} s, {path.stat().st_size / 1e6:.0f} MB",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+    threads = [
+        threading.Thread(target=work, args=(core,))
+        for core in cores or sorted(os.sched_getaffinity(0))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return paths
+
+
+def _encode(cell, clip, path, round_, home, model, kappa, core) -> None:
+    partial = path.with_suffix(".partial")
+    options = {
+        "FastPart": int(round_.policy),
+        "FastPartTrace": partial,
+        "FastPartExploreSkip": round_.explore_skip,
+        "FastPartExploreKeep": round_.explore_keep,
+        "FastPartSeed": cell.seed,
+        "FastPartKappa": kappa,
+        **round_.options,
+    }
+    if model:
+        options["FastPartModel"] = model
+    argv = encode_command(
+        home.encoder("patched"), [home.cfg("encoder_randomaccess_vtm.cfg")], clip, cell.qp,
+        os.devnull, None, options, intra_period=INTRA_PERIOD,
+    )
+    try:
+        run_encoder(argv, path.with_suffix(".log"), core=core)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
