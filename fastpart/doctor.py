@@ -9,16 +9,18 @@ import json
 import platform
 import re
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from fastpart import __version__
 from fastpart.encode import DEFAULT_CFG
 from fastpart.errors import FastpartError
-from fastpart.media import ffmpeg_exe
+from fastpart.media import Clip, ffmpeg_exe, frame_bytes
 from fastpart.modelfile import describe
-from fastpart.vtm import VERSION, VtmHome, binary_info
+from fastpart.vtm import VERSION, VtmHome, binary_info, encode_command, run_encoder
 
 #: The model that `fastpart patch apply` compiles into the encoder.
 DEFAULT_MODEL = Path(__file__).with_name("default.model")
@@ -88,6 +90,8 @@ def examine(home: VtmHome) -> list[Check]:
         _check("VTM parcat", False, lambda: _vtm(home.parcat())),
         _check("VTM patched EncoderApp", True, lambda: _patched(home.encoder("patched"))),
     ]
+    if all(check.ok for check in checks if check.needed):
+        checks.append(_check("trial encode", True, lambda: _trial(home)))
     return checks
 
 
@@ -149,3 +153,24 @@ def _patched(binary: Path) -> str:
             "build it again and copy it here"
         )
     return _vtm(binary)
+
+
+def _trial(home: VtmHome) -> str:
+    """One grey picture through the patched encoder with the predictor on."""
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder) / "grey.yuv"
+        raw.write_bytes(b"\x80" * frame_bytes(64, 64, 8))
+        command = encode_command(
+            home.encoder("patched"), [home.cfg(DEFAULT_CFG)],
+            Clip(raw, 64, 64, Fraction(30), 8, 1), 37, Path(folder) / "grey.266",
+            options={"FastPart": 1},
+        )
+        try:
+            result = run_encoder(command, Path(folder) / "log")
+        except FastpartError as error:
+            said = str(error).splitlines()[-1].strip()
+            raise FastpartError(
+                f"the patched encoder fails on one grey picture, saying: {said}; "
+                "run fastpart patch apply on a fresh tree and build it again"
+            ) from error
+    return f"one picture in {result.usage.wall_s:.1f} s"

@@ -136,8 +136,11 @@ def run(args: argparse.Namespace) -> int:
         )
         started = datetime.now(timezone.utc)
         try:
-            with _Progress(clip.frames) as progress:
+            progress = _Progress(clip.frames)
+            try:
                 result = run_encoder(command, log_path, progress.show, args.core)
+            finally:
+                progress.close()
         except KeyboardInterrupt:
             log_path.unlink(missing_ok=True)
             raise
@@ -218,13 +221,6 @@ class _Progress:
         self._start = time.monotonic()
         self._terminal = sys.stderr.isatty()
 
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *exception) -> None:
-        if self._terminal and self._done:
-            print(file=sys.stderr)
-
     def show(self, picture: Picture) -> None:
         self._done += 1
         elapsed = time.monotonic() - self._start
@@ -240,6 +236,10 @@ class _Progress:
         else:
             print(line, file=sys.stderr, flush=True)
 
+    def close(self) -> None:
+        if self._terminal and self._done:
+            print(file=sys.stderr)
+
 
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
@@ -249,12 +249,12 @@ def _clock(seconds: float) -> str:
 
 def _summary(output: Path, clip: Clip, result: EncodeResult, record: dict) -> str:
     y, u, v = result.psnr
-    lines = [
+    text = (
         f"{output}: {len(result.pictures)} pictures {clip.width}x{clip.height}, "
         f"{record['kbps']:.2f} kbps ({record['kbps_without_sei']:.2f} without SEI), "
         f"Y {y:.2f} U {u:.2f} V {v:.2f} dB, (6Y+U+V)/8 {result.psnr_611:.3f} dB, "
         f"{result.usage.user_s:.1f} s user"
-    ]
+    )
     if result.counters:
-        lines.append("engine: " + ", ".join(f"{k} {v}" for k, v in result.counters.items()))
-    return "\n".join(lines)
+        text += "\nengine: " + ", ".join(f"{name} {value}" for name, value in result.counters.items())
+    return text

@@ -263,11 +263,11 @@ def parse_counters(line: str) -> dict[str, float]:
     """Numbers of a `fastpart: key=value key=value` line; empty for any other line."""
     if not line.startswith(_COUNTERS):
         return {}
-    counters: dict[str, float] = {}
-    for key, value in re.findall(r"(\w+)=(\S+)", line):
-        with contextlib.suppress(ValueError):
-            counters[key] = int(value) if re.fullmatch(r"-?\d+", value) else float(value)
-    return counters
+    found = re.findall(r"(\w+)=(-?\d+)(\.\d+)?([eE][-+]?\d+)?(?=\s|$)", line)
+    return {
+        key: float(whole + part + power) if part or power else int(whole)
+        for key, whole, part, power in found
+    }
 
 
 def run_measured(
@@ -315,7 +315,7 @@ def run_measured(
                 log.write(line)
                 log.flush()
                 if line.strip():
-                    last.append(line.rstrip())
+                    last.append(line.rstrip()[:200])
                 if on_line:
                     on_line(line)
             _, status, used = os.wait4(process.pid, 0)
