@@ -256,5 +256,6 @@ def _summary(output: Path, clip: Clip, result: EncodeResult, record: dict) -> st
         f"{result.usage.user_s:.1f} s user"
     )
     if result.counters:
-        text += "\nengine: " + ", ".join(f"{name} {value}" for name, value in result.counters.items())
+        totals = (f"{key} {value}" for key, value in result.counters.items() if "." not in key)
+        text += f"\nengine: {', '.join(totals)}"
     return text

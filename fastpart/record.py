@@ -26,7 +26,9 @@ times           user_s, system_s, wall_s of the encoder process alone; vtm_user_
 max_rss_kib     peak resident memory of the encoder
 involuntary_switches  context switches that took the core away; many mean a disturbed time
 core            CPU the encoder was pinned to, or null
-counters        numbers from the engine's "fastpart:" log lines; empty for stock
+model_checksum  of the model the engine ran with, as it reports it; null for stock
+counters        numbers from the engine's "fastpart:" log lines, those of one candidate as
+                "candidate.name"; empty for stock
 pictures        list in coding order: poc, tid, nal_type, slice_type, qp, bits (SEI not
                 counted), psnr [Y, U, V], seconds (VTM's own, rounded)
 machine         see `describe_machine`
@@ -116,6 +118,7 @@ def encode_record(
         "max_rss_kib": result.usage.max_rss_kib,
         "involuntary_switches": result.usage.involuntary_switches,
         "core": result.core,
+        "model_checksum": result.model_checksum,
         "counters": result.counters,
         "pictures": [asdict(picture) for picture in result.pictures],
         "machine": describe_machine(result.core),

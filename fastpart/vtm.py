@@ -140,7 +140,8 @@ class EncodeResult:
     kbps: VTM's summary bitrate, without SEI, at the frame rate of the command.
     psnr: averages over the pictures of (Y, U, V), dB. vtm_yuv_psnr: VTM's own combined value.
     vtm_user_s: the `[user]` time VTM prints, its process's CPU time.
-    counters: numbers from the engine's `fastpart: key=value` lines; empty for stock.
+    counters: numbers from the engine's `fastpart:` log lines by name; empty for stock.
+    model_checksum: hexadecimal, of the model the engine ran with; None for stock.
     """
 
     argv: tuple[str, ...]
@@ -153,6 +154,7 @@ class EncodeResult:
     vtm_yuv_psnr: float
     vtm_user_s: float | None
     counters: dict[str, float] = field(default_factory=dict)
+    model_checksum: str | None = None
 
     @property
     def psnr_611(self) -> float:
@@ -259,15 +261,28 @@ def parse_picture(line: str) -> Picture | None:
     )
 
 
-def parse_counters(line: str) -> dict[str, float]:
-    """Numbers of a `fastpart: key=value key=value` line; empty for any other line."""
+def parse_counters(line: str) -> dict[str, str]:
+    """Fields of a `fastpart: key=value key=value` line; empty for any other line.
+
+    A line that begins with `candidate=NAME` counts for that candidate: its other fields
+    get the name in front, `NAME.key`.
+    """
     if not line.startswith(_COUNTERS):
         return {}
-    found = re.findall(r"(\w+)=(-?\d+)(\.\d+)?([eE][-+]?\d+)?(?=\s|$)", line)
-    return {
-        key: float(whole + part + power) if part or power else int(whole)
-        for key, whole, part, power in found
-    }
+    fields = dict(re.findall(r"(\w+)=(\S+)", line))
+    candidate = fields.pop("candidate", None)
+    return {f"{candidate}.{key}": value for key, value in fields.items()} if candidate else fields
+
+
+def _numbers(fields: Mapping[str, str]) -> dict[str, float]:
+    """The fields that are finite numbers."""
+    numbers: dict[str, float] = {}
+    for key, text in fields.items():
+        with contextlib.suppress(ValueError):
+            value = float(text)
+            if math.isfinite(value):
+                numbers[key] = int(text) if re.fullmatch(r"-?\d+", text) else value
+    return numbers
 
 
 def run_measured(
@@ -358,7 +373,7 @@ def run_encoder(
     """
     pictures: list[Picture] = []
     summary: list[float] = []
-    counters: dict[str, float] = {}
+    counters: dict[str, str] = {}
     vtm_user_s: float | None = None
 
     def read(line: str) -> None:
@@ -381,6 +396,7 @@ def run_encoder(
             f"log, wanted both; is {argv[0]} the EncoderApp of VTM-{VERSION}?"
         )
     _, kbps, y, u, v, yuv = summary
+    model_checksum = counters.pop("model", None)
     return EncodeResult(
         argv=tuple(map(str, argv)),
         log_path=Path(log_path),
@@ -391,5 +407,6 @@ def run_encoder(
         psnr=(y, u, v),
         vtm_yuv_psnr=yuv,
         vtm_user_s=vtm_user_s,
-        counters=counters,
+        counters=_numbers(counters),
+        model_checksum=model_checksum,
     )

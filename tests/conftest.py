@@ -137,8 +137,10 @@ if mode != "silent":
     print(f"\t{frames}    \t a  24.0000      40.0000  42.0000  44.0000  40.7000  ")
     print("\n Total Time:        1.500 sec. [user]        1.600 sec. [elapsed]")
     if "--FastPart=1" in sys.argv:
-        print("fastpart: decisions=12345 seconds=0.125 cycles_per_decision=2.1e3 model=default")
-        print("fastpart: skipped=67")
+        print("fastpart: candidate=split_qt asked=70 skipped=67")
+        print("fastpart: candidate=split_bv asked=30 skipped=3")
+        print("fastpart: model=00123e45 decisions=12345 seconds=0.125 cycles_per_decision=2.1e3 "
+              "share=-nan note=text")
 '''
 
 

@@ -87,8 +87,10 @@ def test_record_and_progress(clip, stub_home, out, capsys):
     assert 0 < record["times"]["user_s"] <= record["times"]["wall_s"] * 2
     assert record["max_rss_kib"] > 1000
     assert record["counters"] == {
-        "decisions": 12345, "seconds": 0.125, "cycles_per_decision": 2100.0, "skipped": 67,
+        "split_qt.asked": 70, "split_qt.skipped": 67, "split_bv.asked": 30, "split_bv.skipped": 3,
+        "decisions": 12345, "seconds": 0.125, "cycles_per_decision": 2100.0,
     }
+    assert record["model_checksum"] == "00123e45"
     assert [p["poc"] for p in record["pictures"]] == [0, 1]
     assert record["machine"]["threads"] >= 1
 
@@ -107,6 +109,7 @@ def test_stock_passes_no_predictor_options(clip, stub_home, out):
     assert record["variant"] == "stock"
     assert not [word for word in record["argv"] if "FastPart" in word]
     assert record["counters"] == {}
+    assert record["model_checksum"] is None
     with pytest.raises(FastpartError, match="leave out --kappa"):
         fastpart_encode(clip.path, "-o", out, "--qp", 32, "--stock", "--kappa", 1)
 
@@ -271,8 +274,11 @@ def test_picture_line():
 
 
 def test_counter_line():
-    assert parse_counters("fastpart: a=1 b=-2.5 c=3e-2 model=none 4x d=12ms e=7\n") == {
-        "a": 1, "b": -2.5, "c": 0.03, "e": 7,
+    assert parse_counters("fastpart: model=00123e45 skips=7 share=2.5e-3\n") == {
+        "model": "00123e45", "skips": "7", "share": "2.5e-3",
+    }
+    assert parse_counters("fastpart: candidate=split_qt asked=9 skipped=4\n") == {
+        "split_qt.asked": "9", "split_qt.skipped": "4",
     }
     assert parse_counters("not fastpart: a=1") == {}
 
