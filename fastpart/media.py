@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -305,7 +306,7 @@ def _from_name(path: Path) -> tuple[tuple[int, int] | None, Fraction | None, int
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _written(path: Path) -> Iterator[Path]:
     """A temporary name beside path: renamed to path at the end, removed on failure."""
     try:
@@ -410,7 +411,7 @@ def _decoded_format(path: Path) -> str:
     return FFMPEG_420[found]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _decode(path: Path, frames: int | None) -> Iterator[BinaryIO]:
     """The file's first `frames` pictures as a YUV4MPEG2 stream from ffmpeg."""
     command = [ffmpeg_exe(), "-nostdin", "-v", "error", "-i", str(path), "-map", "0:v:0",
@@ -424,11 +425,17 @@ def _decode(path: Path, frames: int | None) -> Iterator[BinaryIO]:
             yield process.stdout
             # Read to the end: a decoder whose pipe closes early reports a failure of its own.
             process.stdout.read()
-            if process.wait():
-                raise FastpartError(f"{path}: ffmpeg cannot decode it:\n{_stderr_of(errors)}")
+            failed = process.wait()
+            said = _stderr_of(errors)
+            if failed:
+                raise FastpartError(f"{path}: ffmpeg cannot decode it:\n{said}")
+            if said:
+                warnings.warn(f"{path}: is it complete? ffmpeg says:\n{said}", stacklevel=4)
         except FastpartError as error:
-            if process.poll() and (said := _stderr_of(errors)):
-                raise FastpartError(f"{error}\nffmpeg said:\n{said}") from error
+            # What the stream lacked, ffmpeg may explain as it ends.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                if process.wait(timeout=0.5) and (said := _stderr_of(errors)) not in str(error):
+                    raise FastpartError(f"{error}\nffmpeg says:\n{said}") from error
             raise
         finally:
             process.kill()

@@ -285,7 +285,7 @@ def test_counter_line():
 
 def test_measures_the_child_alone(tmp_path):
     core = max(os.sched_getaffinity(0))
-    burn = "import os; x = sum(range(6_000_000)); print(os.sched_getaffinity(0))"
+    burn = "import os; x = sum(range(20_000_000)); print(os.sched_getaffinity(0))"
     lines = []
     usage = run_measured([sys.executable, "-c", burn], tmp_path / "log", lines.append, core)
     assert lines == [f"{{{core}}}\n"]

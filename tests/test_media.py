@@ -161,6 +161,17 @@ def test_coded_file_keeps_samples(tmp_path, ffmpeg, pix_fmt, depth, codec):
         open_clip(tmp_path / "a.mkv", frames=6, workdir=tmp_path / "work")
 
 
+def test_coded_file_cut_short_warns(tmp_path, ffmpeg):
+    made = write_clip(tmp_path / "a.yuv", 64, 64, frames=6)
+    raw = ("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", "64x64", "-r", "25")
+    ffmpeg(*raw, "-i", made.path, "-c:v", "ffv1", tmp_path / "a.mkv")
+    data = (tmp_path / "a.mkv").read_bytes()
+    (tmp_path / "short.mkv").write_bytes(data[: len(data) * 2 // 3])
+    with pytest.warns(UserWarning, match=r"short\.mkv: is it complete"):
+        clip = open_clip(tmp_path / "short.mkv", workdir=tmp_path)
+    assert 1 <= clip.frames < 6
+
+
 def test_coded_file_above_10_bits(tmp_path, ffmpeg):
     ffmpeg("-f", "lavfi", "-i", "testsrc=s=64x36:r=25", "-frames:v", 1, "-pix_fmt", "yuv420p12le",
            "-c:v", "ffv1", tmp_path / "a.mkv")
