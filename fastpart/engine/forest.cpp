@@ -1,5 +1,6 @@
 #include "forest.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -102,20 +103,11 @@ void check_tree(const Tree& tree, int features)
 GroupModel::GroupModel(std::vector<Tree> loss, std::vector<Tree> time)
     : loss_(std::move(loss)), time_(std::move(time))
 {
-  const Tree   zero{{}, {0.0}};                // adding +0.0 changes no sum that began with +0.0
-  const size_t trees = loss_.size() + time_.size();
-  for (size_t first = 0; first < trees; first += kLanes)
-  {
-    const Tree* lanes[kLanes];
-    uint32_t    loss_lanes = 0;
-    for (size_t lane = 0; lane < kLanes; lane++)
-    {
-      const size_t tree = first + lane;
-      lanes[lane] = tree < loss_.size() ? &loss_[tree] : tree < trees ? &time_[tree - loss_.size()] : &zero;
-      loss_lanes += tree < loss_.size();
-    }
-    add_bundle(lanes, loss_lanes);
-  }
+  std::vector<FlatNode> flat;
+  for (const Tree& tree : loss_) add_tree(tree, flat);
+  for (const Tree& tree : time_) add_tree(tree, flat);
+  lines_.resize((flat.size() + kLine - 1) / kLine);
+  for (size_t i = 0; i < flat.size(); i++) lines_[i / kLine].nodes[i % kLine] = flat[i];
 }
 
 uint16_t GroupModel::column(const TreeNode& node)
@@ -130,37 +122,41 @@ uint16_t GroupModel::column(const TreeNode& node)
   return uint16_t(columns_.size());
 }
 
-void GroupModel::add_bundle(const Tree* const trees[kLanes], uint32_t loss_lanes)
+void GroupModel::add_tree(const Tree& tree, std::vector<FlatNode>& flat)
 {
-  Bundle bundle{uint32_t(lines_.size()), uint32_t(values_.size()), 0, loss_lanes};
-
-  // Breadth first, siblings side by side; `child` numbers nodes and leaves as TreeNode does.
-  struct Place { int lane; int32_t child; uint32_t depth; };
-  std::vector<Place>    places;
-  std::vector<FlatNode> flat;
-  for (int lane = 0; lane < kLanes; lane++) places.push_back({lane, trees[lane]->nodes.empty() ? ~0 : 0, 0});
-  for (size_t i = 0; i < places.size(); i++)
+  // A cache line holds four pairs of siblings, close relatives if possible. The root begins a line.
+  struct Place { int32_t child; size_t at; };  // child as in TreeNode
+  const auto first_value = uint32_t(values_.size());
+  values_.insert(values_.end(), tree.leaves.begin(), tree.leaves.end());
+  flat.resize((flat.size() + kLine - 1) / kLine * kLine);
+  std::vector<Place> pending{{tree.nodes.empty() ? ~0 : 0, flat.size()}};
+  roots_.push_back(uint32_t(flat.size()));
+  flat.resize(flat.size() + 2);
+  while (!pending.empty())
   {
-    const Place place = places[i];
-    const Tree& tree  = *trees[place.lane];
-    if (place.child < 0)
+    std::vector<Place> relatives{pending.back()};
+    pending.pop_back();
+    for (size_t i = 0; i < relatives.size(); i++)
     {
-      flat.push_back({uint32_t(values_.size() - bundle.first_value), kNeverGreater, uint16_t(i)});
-      values_.push_back(tree.leaves[size_t(~place.child)]);
-      if (place.depth > bundle.depth) bundle.depth = place.depth;
-      continue;
+      const Place place = relatives[i];
+      if (place.child < 0)
+      {
+        flat[place.at] = {first_value + uint32_t(~place.child), kNeverGreater, 0};
+        continue;
+      }
+      if (i > 0 && flat.size() % kLine == 0)
+      {
+        pending.push_back(place);
+        continue;
+      }
+      const TreeNode& node = tree.nodes[size_t(place.child)];
+      flat[place.at] = {forest_detail::key_of_threshold(node.threshold), column(node),
+                        uint16_t(flat.size() - place.at)};
+      relatives.push_back({node.left, flat.size()});
+      relatives.push_back({node.right, flat.size() + 1});
+      flat.resize(flat.size() + 2);
     }
-    const TreeNode& node = tree.nodes[size_t(place.child)];
-    flat.push_back({forest_detail::key_of_threshold(node.threshold), column(node), uint16_t(places.size())});
-    places.push_back({place.lane, node.left, place.depth + 1});
-    places.push_back({place.lane, node.right, place.depth + 1});
   }
-  for (size_t i = 0; i < flat.size(); i++)
-  {
-    if (i % kLanes == 0) lines_.emplace_back();
-    lines_.back().nodes[i % kLanes] = flat[i];
-  }
-  bundles_.push_back(bundle);
 }
 
 void GroupModel::predict(const float* features, double& raw_loss, double& raw_time) const
@@ -178,24 +174,45 @@ void GroupModel::predict(const float* features, double& raw_loss, double& raw_ti
     keys[i + 1] = key;
   }
 
-  double sum[2] = {0, 0};
-  for (const Bundle& bundle : bundles_)
+  // All trees of a chunk go some steps down without a branch; those at a leaf then drop out.
+  const auto* nodes = reinterpret_cast<const FlatNode*>(lines_.data());
+  double      loss = 0, time = 0;
+  for (size_t first = 0; first < roots_.size(); first += kChunk)
   {
-    const FlatNode* nodes  = lines_[bundle.first_line].nodes;
-    const double*   values = values_.data() + bundle.first_value;
-    uint32_t        at[kLanes];
-    for (int lane = 0; lane < kLanes; lane++) at[lane] = uint32_t(lane);
-    for (uint32_t step = 0; step < bundle.depth; step++)
-      for (int lane = 0; lane < kLanes; lane++)
+    const auto trees = uint32_t(std::min<size_t>(kChunk, roots_.size() - first));
+    uint32_t   at[kChunk], tree_of[kChunk], value_of[kChunk];
+    for (uint32_t i = 0; i < trees; i++)
+    {
+      at[i]      = roots_[first + i];
+      tree_of[i] = i;
+    }
+    int steps = 5;
+    for (uint32_t walking = trees; walking; steps = 3)
+    {
+      for (int step = 0; step < steps; step++)
+        for (uint32_t i = 0; i < walking; i++)
+        {
+          const FlatNode& node = nodes[at[i]];
+          at[i] += node.step + (node.key < keys[node.column]);
+        }
+      uint32_t inner = 0;
+      for (uint32_t i = 0; i < walking; i++)
       {
-        const FlatNode& node = nodes[at[lane]];
-        at[lane] = node.child + (node.key < keys[node.column]);
+        const FlatNode& node = nodes[at[i]];
+        const uint32_t  tree = tree_of[i];
+        value_of[tree] = node.key;
+        at[inner]      = at[i];
+        tree_of[inner] = tree;
+        inner += node.step != 0;
       }
-    for (uint32_t lane = 0; lane < kLanes; lane++)
-      sum[lane >= bundle.loss_lanes] += values[nodes[at[lane]].key];
+      walking = inner;
+    }
+    const auto loss_trees = uint32_t(std::min<size_t>(trees, loss_.size() - std::min(first, loss_.size())));
+    for (uint32_t tree = 0; tree < loss_trees; tree++) loss += values_[value_of[tree]];
+    for (uint32_t tree = loss_trees; tree < trees; tree++) time += values_[value_of[tree]];
   }
-  raw_loss = sum[0];
-  raw_time = sum[1];
+  raw_loss = loss;
+  raw_time = time;
 }
 
 void GroupModel::predict_plain(const float* features, double& raw_loss, double& raw_time) const

@@ -48,26 +48,25 @@ class GroupModel {
   void predict_plain(const float* features, double& raw_loss, double& raw_time) const;
 
  private:
-  static constexpr int kLanes = 8;             // trees walked side by side
+  static constexpr uint32_t kLine  = 8;        // nodes in a cache line
+  static constexpr uint32_t kChunk = 128;      // trees walked side by side
 
   // A feature under one treatment of missing values, as an unsigned key that orders like the value.
   struct Column { uint32_t feature, key_of_zero, key_of_nan; };
-  // Inner node: goes to child if the column's key <= key, else to child + 1.
-  // Leaf: child is the node itself, column is kNeverGreater, key is the index of its value in the bundle.
-  struct FlatNode { uint32_t key; uint16_t column, child; };
-  struct alignas(64) NodeLine { FlatNode nodes[kLanes]; };
-  // kLanes consecutive trees (loss, then time, then one-leaf zeros). Node i < kLanes is the root of lane i.
-  struct Bundle { uint32_t first_line, first_value, depth, loss_lanes; };
+  // Inner node: the left child lies `step` further if the column's key <= key, else the right one beside it.
+  // Leaf: step 0, column kNeverGreater, key is the index of its value.
+  struct FlatNode { uint32_t key; uint16_t column, step; };
+  struct alignas(64) NodeLine { FlatNode nodes[kLine]; };
   static constexpr uint16_t kNeverGreater = 0; // the column whose key is always 0
 
   uint16_t column(const TreeNode& node);
-  void     add_bundle(const Tree* const trees[kLanes], uint32_t loss_lanes);
+  void     add_tree(const Tree& tree, std::vector<FlatNode>& flat);
 
   std::vector<Tree>     loss_, time_;
   std::vector<Column>   columns_;              // keys of column c > 0 from columns_[c - 1]
   std::vector<NodeLine> lines_;
-  std::vector<double>   values_;
-  std::vector<Bundle>   bundles_;
+  std::vector<uint32_t> roots_;                // nodes, of the loss trees and then of the time trees
+  std::vector<double>   values_;               // of all leaves
 };
 
 }  // namespace fastpart
