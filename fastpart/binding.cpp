@@ -18,6 +18,8 @@ namespace py = pybind11;
 namespace fastpart {
 namespace binding_detail {
 
+void bind_session(py::module_& module);   // binding_session.cpp
+
 using Features = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Predict  = void (GroupModel::*)(const float*, double&, double&) const;
 
@@ -133,4 +135,5 @@ PYBIND11_MODULE(_engine, module)
       },
       py::arg("data"), py::arg("seed") = 0, "CRC-32 (IEEE) of bytes.");
   fastpart::binding_detail::bind_model(module);
+  fastpart::binding_detail::bind_session(module);
 }

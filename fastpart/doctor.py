@@ -23,7 +23,7 @@ from fastpart.modelfile import describe
 from fastpart.vtm import VERSION, VtmHome, binary_info, encode_command, run_encoder
 
 #: The model that `fastpart patch apply` compiles into the encoder.
-DEFAULT_MODEL = Path(__file__).with_name("default.model")
+DEFAULT_MODEL = Path(__file__).parent / "models" / "default.fpm"
 
 #: Distribution, and the extra that brings it; None: required.
 PACKAGES = {

@@ -1,0 +1,104 @@
+// Python view of the engine's session, so that its bookkeeping can be tested without an encoder.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "engine/features.hpp"
+#include "engine/session.hpp"
+
+namespace py = pybind11;
+
+namespace fastpart {
+namespace binding_detail {
+
+using LumaArray = py::array_t<int16_t, py::array::c_style | py::array::forcecast>;
+
+Plane plane_of(const LumaArray& luma)
+{
+  return {luma.data(), luma.shape(1)};
+}
+
+void bind_session(py::module_& module)
+{
+  module.def("feature_names", &feature_names, "Names of the features, in the order of the vector.");
+
+  py::class_<Session>(module, "Session", "Follows one encode; see engine/session.hpp for the order of calls.")
+      .def(py::init([](const py::bytes& model, bool enabled, double kappa, const std::string& trace, double explore_skip,
+                       double explore_keep, uint64_t seed) {
+             Settings settings;
+             settings.enabled      = enabled;
+             settings.kappa        = kappa;
+             settings.trace_path   = trace;
+             settings.explore_skip = explore_skip;
+             settings.explore_keep = explore_keep;
+             settings.seed         = seed;
+             const auto bytes      = std::string_view(model);
+             return std::make_unique<Session>(settings, reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
+           }),
+           py::arg("model") = py::bytes(), py::arg("enabled") = false, py::arg("kappa") = 1.0, py::arg("trace") = "",
+           py::arg("explore_skip") = 0.0, py::arg("explore_keep") = 0.0, py::arg("seed") = 1)
+      .def("begin_picture",
+           [](Session& session, int poc, int qp, int temporal_id, bool intra, const LumaArray& luma) {
+             if (luma.ndim() != 2) throw std::runtime_error("luma has not two dimensions");
+             session.begin_picture(poc, qp, temporal_id, intra, plane_of(luma), int(luma.shape(1)), int(luma.shape(0)));
+           },
+           py::arg("poc"), py::arg("qp"), py::arg("temporal_id"), py::arg("intra"), py::arg("luma"))
+      .def("enter",
+           [](Session& session, int x, int y, int width, int height, bool intra_slice, int qp) {
+             NodeGeometry node;
+             node.x = x, node.y = y, node.width = width, node.height = height;
+             node.intra_slice = intra_slice;
+             node.qp          = int8_t(qp);
+             node.askable     = true;
+             session.enter(node);
+           },
+           py::arg("x"), py::arg("y"), py::arg("width"), py::arg("height"), py::arg("intra_slice") = false,
+           py::arg("qp") = 32)
+      .def("consider",
+           [](Session& session, int candidate, double best_cost) {
+             if (candidate < 0 || candidate >= kCandidates) throw std::runtime_error("no such candidate");
+             BestSoFar best;
+             best.present = best_cost > 0;
+             best.cost    = best_cost;
+             best.bits    = best_cost / 2;
+             return session.consider(Candidate(candidate), best, {}, {});
+           },
+           py::arg("candidate"), py::arg("best_cost") = 0.0, "best_cost: 0 if nothing was tested yet.")
+      .def("result", &Session::result, py::arg("cost"))
+      .def("child_done", &Session::child_done, py::arg("partial_cost"), py::arg("width"), py::arg("height"),
+           py::arg("may_stop") = true)
+      .def("leave", &Session::leave)
+      .def("end_ctu", &Session::end_ctu)
+      .def("finish", &Session::finish)
+      .def("asked",
+           [](const Session& session) {
+             const Counters counters = session.counters();
+             return std::vector<uint64_t>(counters.asked, counters.asked + kCandidates);
+           },
+           "Questions by candidate.")
+      .def("skipped", [](const Session& session) {
+        const Counters counters = session.counters();
+        return std::vector<uint64_t>(counters.skipped, counters.skipped + kCandidates);
+      }, "Skips by candidate.");
+
+  py::class_<PictureStats>(module, "PictureStats", "Sums over blocks of a luma plane.")
+      .def(py::init([](const LumaArray& luma) {
+             PictureStats stats;
+             stats.build(plane_of(luma), int(luma.shape(1)), int(luma.shape(0)));
+             return stats;
+           }),
+           py::arg("luma"))
+      .def("sums",
+           [](const PictureStats& stats, int x, int y, int w, int h) {
+             const BlockSums sums = stats.sums(x, y, w, h);
+             return py::make_tuple(sums.sum, sums.squares, sums.gradient_h, sums.gradient_v, sums.samples, sums.variance());
+           },
+           py::arg("x"), py::arg("y"), py::arg("width"), py::arg("height"),
+           "(sum, sum of squares, horizontal gradient, vertical gradient, samples, variance).");
+}
+
+}  // namespace binding_detail
+}  // namespace fastpart

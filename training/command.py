@@ -1,0 +1,112 @@
+"""The subcommands `fastpart train collect` and `fastpart train fit`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from fastpart import __version__
+from fastpart.errors import FastpartError
+from fastpart.record import sha256_file
+from fastpart.training.recipe import load_recipe
+from fastpart.vtm import VtmHome
+
+DEFAULT_RECIPE = files("fastpart.training") / "recipes" / "default.toml"
+
+
+def add_commands(subparsers: argparse._SubParsersAction) -> None:
+    train = subparsers.add_parser(
+        "train", help="collect traces with the patched encoder and fit a model",
+        description="Collect traces, then fit a model; both resume where they were stopped.",
+    )
+    actions = train.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    collect = actions.add_parser("collect", help="encode a round of the recipe and keep its traces")
+    collect.add_argument("round", help="name of a round in the recipe")
+    collect.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE)
+    collect.add_argument("--clips", type=Path, required=True, help="folder that holds train/")
+    collect.add_argument("--out", type=Path, required=True, help="folder for cuts and traces")
+    collect.add_argument("--model", type=Path, help="model of a policy round (default: compiled in)")
+    collect.add_argument("--kappa", type=float, default=1.0)
+    collect.add_argument("--jobs", type=int, help="encodes side by side (default: all cores)")
+    collect.add_argument("--limit", type=int, help="only the first cells of the round")
+    collect.add_argument("--vtm-home", type=Path)
+    collect.set_defaults(run=run_collect)
+
+    fit = actions.add_parser("fit", help="fit a model to the traces of the rounds")
+    fit.add_argument("rounds", nargs="+", help="rounds whose traces to use")
+    fit.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE)
+    fit.add_argument("--out", type=Path, required=True, help="the folder given to collect")
+    fit.add_argument("--model", type=Path, required=True, help="model file to write")
+    fit.add_argument("--report", type=Path, help="fit report to write (default: MODEL.json)")
+    fit.set_defaults(run=run_fit)
+
+
+def run_collect(args: argparse.Namespace) -> int:
+    from fastpart.training.collect import collect
+
+    recipe = load_recipe(args.recipe)
+    cores = sorted(os.sched_getaffinity(0))[: args.jobs]
+    paths = collect(
+        recipe.round(args.round), args.clips, args.out, VtmHome.find(args.vtm_home),
+        model=args.model, kappa=args.kappa, cores=cores, limit=args.limit,
+    )
+    print(f"{len(paths)} traces in {args.out / args.round}")
+    return 0
+
+
+def run_fit(args: argparse.Namespace) -> int:
+    try:
+        from fastpart.training import dataset, fit
+    except ImportError as error:
+        raise FastpartError(
+            f"found no module {error.name}, wanted lightgbm and pyarrow; pip install 'fastpart[train]'"
+        ) from error
+
+    recipe = load_recipe(args.recipe)
+    known = {field.name for field in dataclasses.fields(fit.FitOptions)}
+    unknown = set(recipe.fit) - known - {"off_path_share"}
+    if unknown:
+        raise FastpartError(
+            f"{recipe.path}: found fit options {', '.join(sorted(unknown))}, wanted only "
+            f"{', '.join(sorted(known | {'off_path_share'}))}"
+        )
+    settings = dict(recipe.fit)
+    off_path_share = settings.pop("off_path_share", 0.25)
+    options = fit.FitOptions(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    )
+    tables = []
+    for name in args.rounds:
+        round_ = recipe.round(name)
+        for cell in round_.cells:
+            trace = args.out / name / f"{cell.name}.fpt"
+            if not trace.exists():
+                print(f"fastpart train: {trace} is missing, left out", file=sys.stderr)
+                continue
+            table = trace.with_suffix(".parquet")
+            if not table.exists():
+                keep = round_.explore_keep if round_.policy else 1.0
+                dataset.convert(
+                    trace, table, explore_keep=keep, off_path_share=off_path_share, seed=cell.seed
+                )
+            tables.append(table)
+    if not tables:
+        raise FastpartError(
+            f"{args.out}: found no trace of {', '.join(args.rounds)}; run fastpart train collect"
+        )
+    metadata = {
+        "fastpart": __version__,
+        "recipe": recipe.path.name,
+        "recipe_sha256": sha256_file(recipe.path),
+        "rounds": args.rounds,
+        "clips": sorted({cut["clip"] for cut in recipe.cuts}),
+    }
+    report = args.report or args.model.with_suffix(".json")
+    fit.fit(tables, args.model, report, options, metadata)
+    print(f"{args.model}, {report}")
+    return 0

@@ -1,0 +1,214 @@
+"""Fits the ensembles of a model to labelled questions and writes the model file and its report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import lightgbm as lgb
+import numpy as np
+import pyarrow.parquet as pq
+
+from fastpart.errors import FastpartError
+from fastpart.modelfile import write_model
+from fastpart.training.dataset import CANDIDATES, GROUPS
+
+#: Cycles in the unit of the time regressor; only the scale of kappa depends on it.
+CYCLES_PER_UNIT = 1e6
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Settings of the regressors; the defaults are those of the committed model."""
+
+    loss_trees: int = 100
+    time_trees: int = 25
+    leaves: int = 48
+    learning_rate: float = 0.12
+    time_learning_rate: float = 0.3
+    min_rows_in_leaf: int = 100
+    tweedie_power: float = 1.5
+    max_rows: int = 2_500_000
+    holdout: tuple[str, ...] = ()
+    seed: int = 1
+    threads: int = 2
+    qp_knots: tuple[float, ...] = (22.0, 27.0, 32.0, 37.0)
+    log_kappa: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    log_layer_weight: tuple[float, ...] = (0.0,) * 8
+
+
+@dataclass
+class Rows:
+    """Questions of one group: features (n, f) float32; the rest (n,)."""
+
+    features: np.ndarray
+    loss: np.ndarray
+    cycles: np.ndarray
+    weight: np.ndarray
+    cut: np.ndarray
+    candidate: np.ndarray
+    columns: list[str] = field(repr=False)
+
+    def where(self, mask: np.ndarray) -> Rows:
+        return Rows(
+            self.features[mask], self.loss[mask], self.cycles[mask], self.weight[mask],
+            self.cut[mask], self.candidate[mask], self.columns,
+        )
+
+
+LABELS = {"candidate_id", "on_path", "won", "policy_skip", "loss", "cycles", "weight", "poc"}
+
+
+def load_group(paths: list[Path], group: str, options: FitOptions) -> Rows:
+    """Rows of one group from Parquet files named CUT_qpQP.parquet, thinned to max_rows."""
+    parts, share = [], 1.0
+    total = sum(_count(path, group) for path in paths)
+    if total > options.max_rows:
+        share = options.max_rows / total
+    random = np.random.default_rng(options.seed)
+    columns: list[str] = []
+    for path in paths:
+        table = pq.read_table(path, filters=_filter(group))
+        if share < 1:
+            table = table.filter(random.random(len(table)) < share)
+        columns = [name for name in table.column_names if name not in LABELS]
+        features = np.column_stack([table[name].to_numpy() for name in columns])
+        parts.append(
+            (
+                features.astype(np.float32), table["loss"].to_numpy(), table["cycles"].to_numpy(),
+                table["weight"].to_numpy(), np.full(len(table), path.stem.split("_qp")[0]),
+                table["candidate_id"].to_numpy(),
+            )
+        )
+    if not parts:
+        raise FastpartError("found no Parquet file, wanted at least one; run fastpart train collect")
+    return Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)), columns)
+
+
+def _filter(group: str) -> list[tuple]:
+    conditions: list[tuple] = [("candidate_id", "in", list(GROUPS[group]))]
+    if group == "split_inter":
+        conditions.append(("intra_slice", "==", 0.0))
+    elif group == "split_intra":
+        conditions.append(("intra_slice", "==", 1.0))
+    return conditions
+
+
+def _count(path: Path, group: str) -> int:
+    return len(pq.read_table(path, filters=_filter(group), columns=["candidate_id"]))
+
+
+def fit_group(rows: Rows, options: FitOptions) -> tuple[lgb.Booster, lgb.Booster]:
+    """The loss regressor (bits, Tweedie, log link) and the regressor of ln time."""
+    common = {
+        "num_leaves": options.leaves,
+        "min_data_in_leaf": options.min_rows_in_leaf,
+        "max_bin": 127,
+        "num_threads": options.threads,
+        "deterministic": True,
+        "force_row_wise": True,
+        "seed": options.seed,
+        "verbosity": -1,
+    }
+    data = lgb.Dataset(rows.features, rows.loss, weight=rows.weight, feature_name=rows.columns)
+    loss = lgb.train(
+        common
+        | {
+            "objective": "tweedie",
+            "tweedie_variance_power": options.tweedie_power,
+            "learning_rate": options.learning_rate,
+            "feature_fraction": 0.7,
+        },
+        data,
+        options.loss_trees,
+    )
+    data = lgb.Dataset(
+        rows.features, np.log(rows.cycles / CYCLES_PER_UNIT), weight=rows.weight,
+        feature_name=rows.columns,
+    )
+    time = lgb.train(
+        common
+        | {
+            "objective": "regression",
+            "learning_rate": options.time_learning_rate,
+            "num_leaves": max(8, options.leaves // 2),
+        },
+        data,
+        options.time_trees,
+    )
+    return loss, time
+
+
+def evaluate(rows: Rows, loss: lgb.Booster, time: lgb.Booster) -> dict:
+    """How well the ranking loss/time trades: calibration and the share of time that can go at a share of the loss.
+
+    `time_at_loss[s]`: share of all testing time in the questions with the lowest predicted loss per time that
+    together hold the share s of all loss. Times nest, so it ranks models and does not predict a ratio.
+    """
+    raw_loss = loss.predict(rows.features, raw_score=True)
+    raw_time = time.predict(rows.features, raw_score=True)
+    order = np.argsort(raw_loss - raw_time)
+    lost = np.cumsum((rows.loss * rows.weight)[order])
+    spent = np.cumsum((rows.cycles * rows.weight)[order].astype(np.float64))
+    shares = {}
+    for share in (0.005, 0.01, 0.02, 0.05, 0.1):
+        index = int(np.searchsorted(lost, share * lost[-1]))
+        shares[str(share)] = round(float(spent[min(index, len(spent) - 1)] / spent[-1]), 4)
+    bins = []
+    for part in np.array_split(np.argsort(raw_loss), 10):
+        weight = rows.weight[part]
+        bins.append(
+            [
+                float(f"{np.average(np.exp(raw_loss[part]), weights=weight):.4g}"),
+                float(f"{np.average(rows.loss[part], weights=weight):.4g}"),
+            ]
+        )
+    residual = np.log(rows.cycles / CYCLES_PER_UNIT) - raw_time
+    return {
+        "rows": len(rows.loss),
+        "predicted_over_actual_loss": round(
+            float(np.sum(np.exp(raw_loss) * rows.weight) / max(1e-9, lost[-1])), 4
+        ),
+        "calibration_predicted_actual_bits": bins,
+        "ln_time_rmse": round(float(np.sqrt(np.average(residual**2, weights=rows.weight))), 4),
+        "time_at_loss": shares,
+    }
+
+
+def fit(paths: list[Path], model_path: Path, report_path: Path, options: FitOptions, metadata: dict) -> dict:
+    """Fit every group, write the model and its report; returns the report.
+
+    Cuts in options.holdout take no part in the fit and are what the report evaluates on.
+    """
+    boosters, report = {}, {"options": asdict(options), "files": [str(p.name) for p in paths], "groups": {}}
+    columns: list[str] = []
+    for group in GROUPS:
+        rows = load_group(paths, group, options)
+        columns = rows.columns
+        held = np.isin(rows.cut, options.holdout)
+        training = rows.where(~held)
+        boosters[group] = fit_group(training, options)
+        entry = {"training_rows": len(training.loss), "training": evaluate(training, *boosters[group])}
+        if held.any():
+            entry["holdout"] = evaluate(rows.where(held), *boosters[group])
+        gains = boosters[group][0].feature_importance("gain")
+        top = np.argsort(-gains)[:20]
+        entry["importance"] = {columns[i]: round(float(gains[i] / gains.sum()), 4) for i in top}
+        entry["loss_by_candidate"] = {
+            CANDIDATES[c]: float(f"{np.sum((training.loss * training.weight)[training.candidate == c]):.5g}")
+            for c in GROUPS[group]
+        }
+        report["groups"][group] = entry
+        shown = entry.get("holdout", entry["training"])
+        print(f"{group}: {len(training.loss)} rows, time at loss {shown['time_at_loss']}, "
+              f"predicted/actual {shown['predicted_over_actual_loss']}", file=sys.stderr, flush=True)
+    tables = {
+        "qp_knots": options.qp_knots,
+        "log_kappa": options.log_kappa,
+        "log_layer_weight": options.log_layer_weight,
+    }
+    report["checksum"] = f"{write_model(model_path, boosters, tables, metadata, columns):08x}"
+    report_path.write_text(json.dumps(report, indent=1) + "\n")
+    return report
