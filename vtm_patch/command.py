@@ -95,9 +95,9 @@ def _revert(args: argparse.Namespace) -> int:
 
 
 def _derive(args: argparse.Namespace) -> int:
-    if not args.output.is_dir():
+    if not args.output.parent.is_dir():
         raise FastpartError(
-            f"{args.output}: no such folder, wanted the folder of the patch sets; "
+            f"{args.output.parent}: no such folder, wanted the one that holds the patch sets; "
             "run this from the repository root or give --output"
         )
     patch_set = derive(args.pristine, args.modified, args.vtm_version)

@@ -204,7 +204,7 @@ def load_shipped() -> list[PatchSet]:
 def save(patch_set: PatchSet, versions: Path) -> Path:
     """Write a patch set into its folder below `versions` and return that folder."""
     folder = versions / patch_set.vtm
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).write_text(json.dumps(patch_set.manifest(), indent=2) + "\n")
     (folder / INSERTIONS).write_bytes(patch_set.insertions())
     return folder

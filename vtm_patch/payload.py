@@ -13,6 +13,7 @@ from fastpart import __version__
 from fastpart.errors import FastpartError
 from fastpart.modelfile import describe
 
+DEFAULT_MODEL = Path(str(resources.files("fastpart"))) / "models" / "default.fpm"
 _ROW = 24
 
 _MODEL_SOURCE = """\
@@ -47,8 +48,7 @@ def build(model: Path | None = None) -> Payload:
     Raises FastpartError if the model file is absent or damaged.
     """
     if model is None:
-        shipped = Path(str(resources.files("fastpart") / "models" / "default.fpm"))
-        model = shipped if shipped.exists() else None
+        model = DEFAULT_MODEL if DEFAULT_MODEL.exists() else None
     description, data = None, b""
     if model is not None:
         content = describe(model)
