@@ -1,0 +1,98 @@
+"""The subcommands `fastpart timing run` and `fastpart timing table`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from fastpart.errors import FastpartError
+from fastpart.timing.paired import run_plan
+from fastpart.timing.plan import load_plan
+from fastpart.timing.record import load_records
+from fastpart.timing.table import FORMATS, build_table
+from fastpart.vtm import VtmHome
+
+#: Exit code of a run that finished, with a bitstream that does not conform.
+NOT_CONFORMING = 3
+
+
+def add_commands(subparsers: argparse._SubParsersAction) -> None:
+    """Add `timing run` and `timing table` to the command line."""
+    timing = subparsers.add_parser(
+        "timing",
+        help="measure encoder variants against stock VTM",
+        description="Measure encoder variants in pairs, then make tables of the records.",
+    )
+    actions = timing.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    run = actions.add_parser(
+        "run",
+        help="run a plan; a second start does what is missing",
+        description="Run a plan: all variants of a point (cut, QP) one after the other on one core, "
+        "each bitstream checked with two decoders. Writes a record (.json), a bitstream (.266) and "
+        f"a log (.log) for each encode. Exit code {NOT_CONFORMING} if a bitstream does not conform.",
+    )
+    run.set_defaults(run=run_timing)
+    run.add_argument("plan", metavar="PLAN", help="plan file, or main: the one of this package")
+    run.add_argument("--clips", type=Path, required=True, metavar="DIR", help="folder of the clips")
+    run.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the records")
+    run.add_argument("--cores", type=_numbers, metavar="N,...", help="CPUs that each take one point "
+                     "at a time (default: the first this process may use); on CPUs that share a "
+                     "physical core times disturb each other")
+    run.add_argument("--repetitions", type=int, default=1, metavar="N",
+                     help="times each point is measured, odd ones in reverse order (default: 1)")
+    run.add_argument("--only", type=_names, metavar="VARIANT,...",
+                     help="these variants of the plan; the anchor always runs with them")
+    run.add_argument("--cuts", type=_names, metavar="CUT,...", help="these cuts instead of the plan's")
+    run.add_argument("--qps", type=_numbers, metavar="QP,...", help="these QPs instead of the plan's")
+    run.add_argument("--cuts-file", type=Path, metavar="FILE",
+                     help="definitions of the cuts (default: cuts.toml of the clips folder)")
+    run.add_argument("--vtm-home", metavar="DIR", help="as for fastpart encode")
+
+    table = actions.add_parser(
+        "table",
+        help="tables of the records of a run",
+        description="Print T, BD-rate, rates and conformance of the records in a folder.",
+    )
+    table.set_defaults(run=run_table)
+    table.add_argument("folder", type=Path, metavar="DIR", help="the --out of fastpart timing run")
+    table.add_argument("--anchor", default="stock", metavar="VARIANT",
+                       help="variant to relate the others to (default: stock)")
+    table.add_argument("--format", choices=sorted(FORMATS), default="md",
+                       help="md: for reading; tsv, json: for programs (default: md)")
+
+
+def run_timing(args: argparse.Namespace) -> int:
+    """Run the plan; returns 0, or NOT_CONFORMING."""
+    if args.repetitions < 1:
+        raise FastpartError(f"--repetitions {args.repetitions}: wanted 1 or more")
+    plan = load_plan(args.plan).restricted(cuts=args.cuts, qps=args.qps)
+    records = run_plan(
+        plan, args.clips, args.cuts_file or args.clips / "cuts.toml", args.out,
+        VtmHome.find(args.vtm_home), args.cores or sorted(os.sched_getaffinity(0))[:1],
+        args.repetitions, args.only,
+    )
+    failed = [path for path, record in records.items() if not record["conformance"]["conforms"]]
+    for path in failed:
+        print(f"{path}: does not conform", file=sys.stderr)
+    print(f"{len(records)} records in {args.out}; next: fastpart timing table {args.out}")
+    return NOT_CONFORMING if failed else 0
+
+
+def run_table(args: argparse.Namespace) -> int:
+    """Print the table; returns 0."""
+    records = load_records(args.folder)
+    if not records:
+        raise FastpartError(f"{args.folder}: no records in it, wanted those of fastpart timing run")
+    print(FORMATS[args.format](build_table(list(records.values()), args.anchor)), end="")
+    return 0
+
+
+def _names(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",") if word]
