@@ -30,23 +30,28 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     run = actions.add_parser(
         "run",
         help="run a plan; a second start does what is missing",
-        description="Run a plan: all variants of a point (cut, QP) one after the other on one core, "
-        "each bitstream checked with two decoders. Writes a record (.json), a bitstream (.266) and "
-        f"a log (.log) for each encode. Exit code {NOT_CONFORMING} if a bitstream does not conform.",
+        description="Run a plan: all variants of a point (cut, QP) one after the other on one "
+        "core, each bitstream checked with two decoders. Writes a record (.json), a bitstream "
+        f"(.266) and a log (.log) for each encode. Exit code {NOT_CONFORMING} if a bitstream does "
+        "not conform.",
     )
     run.set_defaults(run=run_timing)
     run.add_argument("plan", metavar="PLAN", help="plan file, or main: the one of this package")
-    run.add_argument("--clips", type=Path, required=True, metavar="DIR", help="folder of the clips")
-    run.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the records")
-    run.add_argument("--cores", type=_numbers, metavar="N,...", help="CPUs that each take one point "
-                     "at a time (default: the first this process may use); on CPUs that share a "
-                     "physical core times disturb each other")
+    run.add_argument("--clips", type=Path, required=True, metavar="DIR",
+                     help="folder of the clips")
+    run.add_argument("--out", type=Path, required=True, metavar="DIR",
+                     help="folder for the records")
+    run.add_argument("--cores", type=_numbers, metavar="N,...",
+                     help="CPUs that each take one point at a time (default: the first "
+                     "this process may use); CPUs of one physical core disturb each other")
     run.add_argument("--repetitions", type=int, default=1, metavar="N",
                      help="times each point is measured, odd ones in reverse order (default: 1)")
     run.add_argument("--only", type=_names, metavar="VARIANT,...",
                      help="these variants of the plan; the anchor always runs with them")
-    run.add_argument("--cuts", type=_names, metavar="CUT,...", help="these cuts instead of the plan's")
-    run.add_argument("--qps", type=_numbers, metavar="QP,...", help="these QPs instead of the plan's")
+    run.add_argument("--cuts", type=_names, metavar="CUT,...",
+                     help="these cuts instead of the plan's")
+    run.add_argument("--qps", type=_numbers, metavar="QP,...",
+                     help="these QPs instead of the plan's")
     run.add_argument("--cuts-file", type=Path, metavar="FILE",
                      help="definitions of the cuts (default: cuts.toml of the clips folder)")
     run.add_argument("--vtm-home", metavar="DIR", help="as for fastpart encode")

@@ -61,7 +61,9 @@ class Conformance:
         return not self.problems
 
 
-def check(bitstream: Path, recon: Clip, decoders: Decoders, decoded: Path, log: Path) -> Conformance:
+def check(
+    bitstream: Path, recon: Clip, decoders: Decoders, decoded: Path, log: Path
+) -> Conformance:
     """Decode a bitstream with both decoders and compare with the encoder's reconstruction.
 
     bitstream: coded with SEIDecodedPictureHash=1. recon: the reconstruction the encoder wrote,
@@ -75,6 +77,7 @@ def check(bitstream: Path, recon: Clip, decoders: Decoders, decoded: Path, log: 
         problems.append(f"{bitstream.name}: {text}")
 
     failure = None
+    decoded.unlink(missing_ok=True)
     try:
         run_measured(
             [decoders.decoder, "-b", bitstream, "-o", decoded, "-d", recon.bit_depth], log
@@ -144,7 +147,9 @@ def _difference(decoded: Path, recon: Clip) -> str | None:
                 if wanted != found:
                     place = _place(wanted, found, recon)
                     return f"differs from the reconstruction in picture {picture}, {place}"
-    return None if found_size == wanted_size else f"has {found_size / one:g} pictures, wanted {recon.frames}"
+    if found_size != wanted_size:
+        return f"has {found_size / one:g} pictures, wanted {recon.frames}"
+    return None
 
 
 def _place(wanted: bytes, found: bytes, recon: Clip) -> str:

@@ -105,7 +105,8 @@ def run_plan(
     cuts = load_cuts(cuts_file)
     if unknown := [name for name in plan.cuts if name not in cuts]:
         raise FastpartError(
-            f"{plan.path}: no cut {', '.join(unknown)} in {cuts_file}, wanted some of {', '.join(cuts)}"
+            f"{plan.path}: no cut {', '.join(unknown)} in {cuts_file}, "
+            f"wanted some of {', '.join(cuts)}"
         )
     with _session_folder(out) as session:
         encoders = _copy_encoders(plan, home, session)
@@ -139,7 +140,8 @@ def _session_folder(out: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise FastpartError(
-                f"{out}: another fastpart timing run is at work there; wait, or choose another folder"
+                f"{out}: another fastpart timing run is at work there; "
+                "wait, or choose another folder"
             ) from error
         for left in out.glob(".session-*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -223,7 +225,7 @@ class _Runner:
                         self._run_series(point, series, core, progress, failures)
             except queue.Empty:
                 return
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 (raised again when all threads have ended)
                 failures.append(error)
 
         # Daemons: an interrupt ends the process at once, and the encoders end with it.
@@ -383,7 +385,8 @@ class _Runner:
 
 def _psnr_of(source: Clip, decoded: Clip) -> dict[str, float] | None:
     """PSNR of a decoded file; None if it is incomplete."""
-    if not decoded.path.exists() or decoded.path.stat().st_size != decoded.frame_bytes * decoded.frames:
+    size = decoded.path.stat().st_size if decoded.path.exists() else 0
+    if size != decoded.frame_bytes * decoded.frames:
         return None
     found = psnr(source, decoded)
     y, u, v = found.planes

@@ -105,7 +105,9 @@ def load_plan(path: str | Path) -> Plan:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise FastpartError(f"{path}: cannot be read as TOML: {error}") from error
     _check_keys(path, "the plan", data, _PLAN_KEYS, {"cuts", "qps", "anchor", "variant"})
-    for key, kind, example in (("cuts", str, '["juggle_416x240_24"]'), ("qps", int, "[22, 27, 32, 37]")):
+    for key, kind, example in (
+        ("cuts", str, '["juggle_416x240_24"]'), ("qps", int, "[22, 27, 32, 37]"),
+    ):
         values = data[key]
         if not isinstance(values, list) or not values or not all(type(v) is kind for v in values):
             raise FastpartError(f"{path}: {key} = {values!r}, wanted a list such as {example}")
@@ -173,7 +175,8 @@ def _variant(path: Path, name: str, entry: dict, before: dict[str, Variant]) -> 
         if not isinstance(value, (str, int, float)):
             raise FastpartError(f"{path}: {what}: {option} = {value!r}, wanted a number or a text")
     model, kappa = entry.get("model"), entry.get("kappa")
-    if binary == "stock" and (model or kappa is not None or any(o.startswith("FastPart") for o in options)):
+    learned = model or kappa is not None or any(name.startswith("FastPart") for name in options)
+    if binary == "stock" and learned:
         raise FastpartError(
             f"{path}: {what}: the stock encoder has no model, kappa or FastPart options; "
             'set binary = "patched" or leave them out'

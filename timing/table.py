@@ -127,9 +127,12 @@ def to_markdown(table: Table) -> str:
         **shared,
     }
     variant = {"variant": lambda row: row.variant}
+    legend = (
+        f"T is user time against {table.anchor}, rate is without SEI, PSNR is (6Y+U+V)/8; "
+        f"`!` marks a rate outside {low:g}-{high:g} %."
+    )
     sections = [
-        ("all", f"T is user time against {table.anchor}, rate is without SEI, PSNR is (6Y+U+V)/8; "
-         f"`!` marks a rate outside {low:g}-{high:g} %.", {**variant, **sums}),
+        ("all", legend, {**variant, **sums}),
         ("cut", "By cut", {"cut": lambda row: row.cut, **variant, **sums}),
         ("point", "By point", {
             "cut": lambda row: row.cut,
@@ -272,8 +275,10 @@ def _notes(records: Sequence[dict], rows: list[Row], anchor: str) -> list[str]:
     for name in dict.fromkeys(row.variant for row in rows):
         runs = [record for record in records if record["variant"] == name]
         settings = {
-            json.dumps({key: run["identity"][key] for key in ("encoder", "model", "cfg", "options")},
-                       sort_keys=True)
+            json.dumps(
+                {key: run["identity"][key] for key in ("encoder", "model", "cfg", "options")},
+                sort_keys=True,
+            )
             for run in runs
         }
         if len(settings) > 1:
@@ -282,7 +287,8 @@ def _notes(records: Sequence[dict], rows: list[Row], anchor: str) -> list[str]:
         streams = defaultdict(set)
         for run in runs:
             streams[run["cut"], run["qp"]].add(run["encode"]["bitstream"]["sha256"])
-        if len(settings) == 1 and (unequal := [key for key, seen in streams.items() if len(seen) > 1]):
+        unequal = [key for key, seen in streams.items() if len(seen) > 1]
+        if len(settings) == 1 and unequal:
             where = ", ".join(f"{cut} QP {qp}" for cut, qp in unequal)
             notes.append(f"{name}: repetitions gave different bitstreams at {where}.")
     disturbed = sum(_cpu_share(record) < UNDISTURBED for record in records)
@@ -295,8 +301,8 @@ def _notes(records: Sequence[dict], rows: list[Row], anchor: str) -> list[str]:
     resumed = sum(record["pairing"]["resumed"] for record in records)
     if resumed:
         notes.append(
-            f"{resumed} of {len(records)} encodes ran in a later series than others of their point, "
-            "each series with the plan's anchor."
+            f"{resumed} of {len(records)} encodes ran in a later series than others of their "
+            "point, each series with the plan's anchor."
         )
     return notes
 
