@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import subprocess
+import tomllib
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -167,11 +168,6 @@ def load_cuts(path: str | os.PathLike) -> dict[str, dict]:
     ([width, height]), start and frames (in source frames), fps, and optionally
     intra_period. Returns them by name. Raises FastpartError when one is malformed.
     """
-    try:
-        import tomllib
-    except ModuleNotFoundError:
-        import tomli as tomllib
-
     path = Path(path)
     try:
         cuts = tomllib.loads(path.read_text(encoding="utf-8")).get("cut", [])

@@ -68,6 +68,34 @@ def write_model(
     return checksum
 
 
+def write_tables(
+    source: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    tables: Mapping[str, Sequence[float]],
+) -> int:
+    """Write the model file `source` with other policy tables to `path`; returns the checksum.
+
+    tables: as in `write_model`. The ensembles stay byte for byte.
+    Raises FastpartError if the source is damaged or a table is not valid.
+    """
+    describe(source)
+    payload = Path(source).read_bytes()[_HEADER.size : -4]
+    (length,) = struct.unpack_from("<I", payload)
+    start = 4 + length
+    (count,) = struct.unpack_from("<I", payload, start)
+    start += 4
+    for _ in range(count):
+        (length,) = struct.unpack_from("<H", payload, start)
+        start += 2 + length
+    (knots,) = struct.unpack_from("<I", payload, start)
+    end = start + 4 + 4 * (2 * knots + LAYERS)
+    payload = payload[:start] + _pack_tables(Path(path), tables) + payload[end:]
+    body = _HEADER.pack(MAGIC, VERSION, len(payload)) + payload
+    checksum = zlib.crc32(body)
+    _replace(Path(path), body + struct.pack("<I", checksum))
+    return checksum
+
+
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Version, checksum, size in bytes, features, tables, trees by group and metadata of a model file.
 

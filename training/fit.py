@@ -23,11 +23,11 @@ CYCLES_PER_UNIT = 1e6
 class FitOptions:
     """Settings of the regressors; the defaults are those of the committed model."""
 
-    loss_trees: int = 100
-    time_trees: int = 25
-    leaves: int = 48
-    learning_rate: float = 0.12
-    time_learning_rate: float = 0.3
+    loss_trees: int = 32
+    time_trees: int = 10
+    leaves: int = 32
+    learning_rate: float = 0.28
+    time_learning_rate: float = 0.4
     min_rows_in_leaf: int = 100
     tweedie_power: float = 1.5
     max_rows: int = 2_500_000
@@ -133,7 +133,6 @@ def fit_group(rows: Rows, options: FitOptions) -> tuple[lgb.Booster, lgb.Booster
         | {
             "objective": "regression",
             "learning_rate": options.time_learning_rate,
-            "num_leaves": max(8, options.leaves // 2),
         },
         data,
         options.time_trees,
