@@ -6,8 +6,8 @@ import contextlib
 import os
 import re
 import subprocess
-import tomllib
 import tempfile
+import tomllib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass

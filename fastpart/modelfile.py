@@ -46,8 +46,8 @@ def write_model(
     """Write a model file and return its checksum.
 
     groups: loss and time booster of each group in `GROUPS`; a group left out stays empty.
-    tables: `qp_knots` and `log_kappa` (same length, knots ascending), `log_layer_weight` (8 values,
-        I pictures, then temporal layers 0 to 6).
+    tables: `qp_knots` and `log_kappa` (same length, knots ascending), `log_layer_weight` (8 values:
+        luma of I pictures, temporal layers 0 to 5, chroma of I pictures).
     features: names in the order of the boosters' columns.
 
     Equal arguments give equal bytes. The file appears under its name when complete.

@@ -32,11 +32,13 @@ constexpr int kGroups = int(Group::Count);
 constexpr const char* kGroupNames[kGroups] = {"split_inter", "split_intra", "continue", "mode"};
 
 constexpr int kLayers = 8;
+// Places in log_layer_weight. Losses spread to the pictures that refer to a layer, so they differ in worth.
+enum Layer : int { kIntraLuma = 0, kFirstTemporal = 1, kLastTemporal = 6, kIntraChroma = 7 };   // 1 + TId, TId 5 and above alike
 
 struct PolicyTables {
   std::vector<float> qp_knots;                 // ascending slice QPs
   std::vector<float> log_kappa;                // at each knot: log of the skip threshold (loss per time) at kappa = 1
-  float log_layer_weight[kLayers] = {};        // [0] I pictures, [1 + TId] B pictures: log of the weight of the expected loss
+  float log_layer_weight[kLayers] = {};        // log of the weight of the expected loss; see Layer
 };
 
 struct Model {

@@ -39,17 +39,19 @@ void Policy::begin_picture(int qp, int temporal_id, bool intra, double kappa)
     const double t = (qp - knots[i - 1]) / double(knots[i] - knots[i - 1]);
     value          = tables.log_kappa[i - 1] * (1 - t) + tables.log_kappa[i] * t;
   }
-  const int layer = intra ? 0 : std::min(1 + temporal_id, 7);
-  threshold_      = value + std::log(kappa) - tables.log_layer_weight[layer];
+  value += std::log(kappa);
+  const int layer   = intra ? int(kIntraLuma) : std::min(kFirstTemporal + temporal_id, int(kLastTemporal));
+  threshold_        = value - tables.log_layer_weight[layer];
+  chroma_threshold_ = value - tables.log_layer_weight[kIntraChroma];
 }
 
-bool Policy::skip(Candidate candidate, bool intra_slice, const float* features) const
+bool Policy::skip(Candidate candidate, bool intra_slice, bool chroma, const float* features) const
 {
   const GroupModel& group = model_.groups[int(group_of(candidate, intra_slice))];
   if (group.empty()) return false;
   double loss, time;
   group.predict(features, loss, time);
-  return loss - time < threshold_;
+  return loss - time < (chroma ? chroma_threshold_ : threshold_);
 }
 
 }  // namespace fastpart

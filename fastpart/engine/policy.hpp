@@ -14,11 +14,11 @@ class Policy {
   // Sets the picture's threshold; kappa is the user's knob, 1 as trained.
   void begin_picture(int qp, int temporal_id, bool intra, double kappa);
   // False also when the model has no ensembles for this kind of candidate.
-  bool skip(Candidate candidate, bool intra_slice, const float* features) const;
+  bool skip(Candidate candidate, bool intra_slice, bool chroma, const float* features) const;
 
  private:
   Model  model_;
-  double threshold_ = 0;    // ln of loss per time below which a candidate is skipped, layer weight included
+  double threshold_ = 0, chroma_threshold_ = 0;   // ln of loss per time below which a candidate is skipped, layer weight included
 };
 
 Group group_of(Candidate candidate, bool intra_slice);

@@ -168,7 +168,7 @@ bool Session::ask(Node& node, Question& question, uint64_t now)
   float features[kFeatures];
   extract(node.geometry, node.parent_split, node.features, node.budget, question, features);
   counters_.asked[int(question.candidate)]++;
-  const bool refuse = policy_ && policy_->skip(question.candidate, node.geometry.intra_slice, features);
+  const bool refuse = policy_ && policy_->skip(question.candidate, node.geometry.intra_slice, node.geometry.chroma, features);
   bool       skip   = refuse;
   double     explore = refuse ? settings_.explore_keep : settings_.explore_skip;
   if (!refuse && question.candidate == Candidate::Continue) explore *= kContinueExploration;

@@ -1,0 +1,128 @@
+"""Recipe, labels and fit on a synthetic trace."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fastpart import _engine
+from fastpart.errors import FastpartError
+from fastpart.modelfile import describe, write_tables
+from fastpart.training import fit
+from fastpart.training.command import DEFAULT_RECIPE
+from fastpart.training.dataset import CANDIDATES, read_trace
+from fastpart.training.recipe import load_recipe
+
+
+def synthetic(path, rows=6000, seed=1):
+    """Questions whose loss grows with best_cost and whose time grows with log2_along."""
+    random = np.random.default_rng(seed)
+    columns = {
+        name: random.normal(size=rows).astype(np.float32) for name in _engine.feature_names()
+    }
+    columns["intra_slice"] = (random.random(rows) < 0.3).astype(np.float32)
+    columns["log2_along"] = random.integers(2, 8, rows).astype(np.float32)
+    likely = random.random(rows) < 0.5
+    loss = np.where(likely, np.exp(columns["best_cost"]), 0).astype(np.float32)
+    cycles = (2.0 ** columns["log2_along"] * 1e6 * random.uniform(0.8, 1.2, rows)).astype(np.float32)
+    table = pa.table(
+        columns
+        | {
+            "candidate_id": random.integers(0, len(CANDIDATES) - 1, rows).astype(np.uint8),
+            "on_path": likely,
+            "won": likely,
+            "policy_skip": np.zeros(rows, bool),
+            "loss": loss,
+            "cycles": cycles,
+            "weight": np.ones(rows, np.float32),
+            "poc": np.zeros(rows, np.int32),
+        }
+    )
+    pq.write_table(table, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fit")
+    paths = [synthetic(folder / f"{cut}_qp32.parquet", seed=i) for i, cut in enumerate("abc")]
+    options = fit.FitOptions(loss_trees=20, min_rows_in_leaf=20, holdout=("c",))
+    report = fit.fit(paths, folder / "m.fpm", folder / "m.json", options, {"recipe": "test"})
+    return folder, paths, options, report
+
+
+def test_fit_finds_what_was_planted(fitted):
+    folder, _, _, report = fitted
+    for group in ("split_inter", "mode"):
+        entry = report["groups"][group]
+        assert next(iter(entry["importance"])) == "best_cost"
+        assert entry["holdout"]["time_at_loss"]["0.05"] > 0.15
+        assert 0.4 < entry["holdout"]["predicted_over_actual_loss"] < 2
+    assert json.loads((folder / "m.json").read_text()) == json.loads(json.dumps(report))
+    assert describe(folder / "m.fpm")["checksum"] == report["checksum"]
+
+
+def test_fit_is_reproducible(fitted):
+    folder, paths, options, _ = fitted
+    fit.fit(paths, folder / "again.fpm", folder / "again.json", options, {"recipe": "test"})
+    assert (folder / "again.fpm").read_bytes() == (folder / "m.fpm").read_bytes()
+
+
+def test_tables_can_be_replaced(fitted):
+    folder, *_ = fitted
+    tables = {"qp_knots": (30,), "log_kappa": (-2.0,), "log_layer_weight": [0.5] * 8}
+    write_tables(folder / "m.fpm", folder / "t.fpm", tables)
+    old = _engine.Model((folder / "m.fpm").read_bytes())
+    new = _engine.Model((folder / "t.fpm").read_bytes())
+    assert new.tables.log_kappa == [-2.0]
+    X = np.random.default_rng(1).normal(size=(50, len(old.features))).astype(np.float32)
+    assert (old.predict("mode", X) == new.predict("mode", X)).all()
+    assert new.checksum != old.checksum
+
+
+def test_policy_follows_kappa(fitted):
+    folder, *_ = fitted
+    model = (folder / "m.fpm").read_bytes()
+    luma = np.full((64, 64), 100, np.int16)
+
+    def skipped(kappa):
+        session = _engine.Session(model=model, enabled=True, kappa=kappa)
+        session.begin_picture(poc=0, qp=32, temporal_id=0, intra=False, luma=luma)
+        session.enter(0, 0, 64, 64)
+        session.consider(11)
+        session.result(1e6)
+        session.consider(1, 1e6)
+        return session.skipped()[1]
+
+    assert skipped(1e-9) == 0
+    assert skipped(1e9) == 1
+
+
+def test_default_recipe_trains_on_train_only():
+    recipe = load_recipe(DEFAULT_RECIPE)
+    assert all(cut["clip"].startswith("train/") for cut in recipe.cuts)
+    for round_ in recipe.rounds.values():
+        assert len(round_.cells) >= len(recipe.cuts)
+        assert {cell.qp for cell in round_.cells} == {22, 27, 32, 37}
+
+
+def test_recipe_refuses_test_clips(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text(
+        '[cut_defaults]\n[[cut]]\nname = "x"\nclip = "public_test/x.mp4"\n[[round]]\nname = "a"\n'
+    )
+    with pytest.raises(FastpartError, match="public_test/x.mp4.*train/"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(b"", "magic"), (b"FPTRACE1" + b"\1\0\0\0" * 3 + b"x" * 10, "header is damaged")],
+)
+def test_foreign_traces_are_refused(tmp_path, data, words):
+    path = tmp_path / "t.fpt"
+    path.write_bytes(data)
+    with pytest.raises(FastpartError, match=words):
+        read_trace(path)
