@@ -70,6 +70,16 @@ def test_fit_is_reproducible(fitted):
     assert (folder / "again.fpm").read_bytes() == (folder / "m.fpm").read_bytes()
 
 
+def test_traces_without_a_loss_are_refused(tmp_path):
+    path = synthetic(tmp_path / "a_qp32.parquet")
+    table = pq.read_table(path)
+    zeros = pa.array(np.zeros(len(table), np.float32))
+    pq.write_table(table.set_column(table.column_names.index("loss"), "loss", zeros), path)
+    with pytest.raises(FastpartError, match="without any loss"):
+        fit.fit([path], tmp_path / "m.fpm", tmp_path / "m.json", fit.FitOptions(), {})
+    assert not (tmp_path / "m.fpm").exists()
+
+
 def test_tables_can_be_replaced(fitted):
     folder, *_ = fitted
     tables = {"qp_knots": (30,), "log_kappa": (-2.0,), "log_layer_weight": [0.5] * 8}

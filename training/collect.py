@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+from fastpart.encode import DEFAULT_CFG
 from fastpart.errors import FastpartError
 from fastpart.media import Clip, make_cut
 from fastpart.training.recipe import Cell, Round
@@ -42,11 +43,12 @@ def collect(
     todo: queue.SimpleQueue[tuple[Cell, Path]] = queue.SimpleQueue()
     clips: dict[str, Clip] = {}
     for cell, path in zip(cells, paths, strict=True):
+        if path.exists():
+            continue
         name = cell.cut["name"]
         if name not in clips:
             clips[name] = make_cut(cell.cut, clips_root, out / "cuts" / f"{name}.yuv")
-        if not path.exists():
-            todo.put((cell, path))
+        todo.put((cell, path))
     failures: list[Exception] = []
     done = len(paths) - todo.qsize()
     lock = threading.Lock()
@@ -100,7 +102,7 @@ def _encode(cell, clip, path, round_, home, model, kappa, core) -> None:
     if model:
         options["FastPartModel"] = model
     argv = encode_command(
-        home.encoder("patched"), [home.cfg("encoder_randomaccess_vtm.cfg")], clip, cell.qp,
+        home.encoder("patched"), [home.cfg(DEFAULT_CFG)], clip, cell.qp,
         os.devnull, None, options, intra_period=INTRA_PERIOD,
     )
     try:

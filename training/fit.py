@@ -107,7 +107,15 @@ def _count(path: Path, group: str) -> int:
 
 
 def fit_group(rows: Rows, options: FitOptions) -> tuple[lgb.Booster, lgb.Booster]:
-    """The loss regressor (bits, Tweedie, log link) and the regressor of ln time."""
+    """The loss regressor (bits, Tweedie, log link) and the regressor of ln time.
+
+    Raises FastpartError when no row has a loss: there is nothing to learn from.
+    """
+    if not (rows.loss > 0).any():
+        raise FastpartError(
+            f"found {len(rows.loss)} rows of {', '.join(np.unique(rows.cut)) or 'no cut'} without any "
+            "loss, wanted some of every group of candidates; collect more cells"
+        )
     common = {
         "num_leaves": options.leaves,
         "min_data_in_leaf": options.min_rows_in_leaf,
