@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,15 @@ from fastpart.modelfile import describe
 
 DEFAULT_MODEL = Path(str(resources.files("fastpart"))) / "models" / "default.fpm"
 _ROW = 24
+
+_ENGINE_SOURCE = """\
+// VTM builds position-independent code, in which gcc inlines no function that a shared library could
+// replace. Hidden, the engine takes a third fewer cycles.
+{system}
+#pragma GCC visibility push(hidden)
+{units}
+#pragma GCC visibility pop
+"""
 
 _MODEL_SOURCE = """\
 // The default model, {what}.
@@ -65,13 +75,22 @@ def sources() -> dict[str, bytes]:
         f"{ENGINE}/{name}": source.replace(b'#include "engine/', b'#include "')
         for name, source in _read(package / "engine", (".hpp", ".cpp")).items()
     }
-    units = sorted(name for name in files if name.endswith(".cpp"))
     for name, source in _read(package / "vtm_patch" / "hook", (".h", ".cpp")).items():
         files[f"{ENCODER_LIB}/{name}"] = source
-    files[f"{ENCODER_LIB}/FastpartEngine.cpp"] = "".join(
-        f'#include "{unit.removeprefix(ENCODER_LIB + "/")}"\n' for unit in units
-    ).encode()
-    return files
+    return files | {f"{ENCODER_LIB}/FastpartEngine.cpp": _engine_source(files)}
+
+
+def _engine_source(files: dict[str, bytes]) -> bytes:
+    """One translation unit of all the engine."""
+    engine = {name: source for name, source in files.items() if name.startswith(f"{ENGINE}/")}
+    # In front of the pragma, or the C library's functions would be hidden too.
+    system = sorted(set(re.findall(rb"^#include <(?!x86intrin).*>$", b"\n".join(engine.values()), re.MULTILINE)))
+    units = [
+        f'#include "{name.removeprefix(ENCODER_LIB + "/")}"'
+        for name in sorted(engine)
+        if name.endswith(".cpp")
+    ]
+    return _ENGINE_SOURCE.format(system=b"\n".join(system).decode(), units="\n".join(units)).encode()
 
 
 def _read(folder, suffixes: tuple[str, ...]) -> dict[str, bytes]:
