@@ -81,7 +81,11 @@ void bind_model(py::module_& module)
       .def_readonly("log_kappa", &PolicyTables::log_kappa)
       .def_property_readonly("log_layer_weight", [](const PolicyTables& tables) {
         return std::vector<float>(tables.log_layer_weight, tables.log_layer_weight + kLayers);
-      });
+      })
+      .def_property_readonly("steering", [](const PolicyTables& tables) {
+        const auto* values = reinterpret_cast<const float*>(&tables.steering);
+        return std::vector<float>(values, values + (tables.has_steering ? sizeof(SteeringTables) / sizeof(float) : 0));
+      }, "Values of SteeringTables in their order; none if the model has none.");
 
   py::class_<Model>(module, "Model", "A model file, parsed. ValueError if the bytes are not a sound model.")
       .def(py::init([](const py::bytes& file) {

@@ -3,11 +3,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstring>
 #include <stdexcept>
 #include <string>
 
 #include "engine/features.hpp"
 #include "engine/session.hpp"
+#include "engine/steering.hpp"
 
 namespace py = pybind11;
 
@@ -15,6 +17,22 @@ namespace fastpart {
 namespace binding_detail {
 
 using LumaArray = py::array_t<int16_t, py::array::c_style | py::array::forcecast>;
+
+// Steering with tables of its own.
+struct OwnSteering {
+  SteeringTables tables;
+  Steering       steering;
+  OwnSteering(const SteeringTables& values, double target) : tables(values), steering(tables, target) {}
+};
+
+std::unique_ptr<OwnSteering> make_steering(const std::vector<float>& values, double target)
+{
+  SteeringTables tables;
+  if (values.size() * sizeof(float) != sizeof tables)
+    throw std::runtime_error(std::to_string(values.size()) + " values, wanted " + std::to_string(sizeof tables / sizeof(float)));
+  std::memcpy(static_cast<void*>(&tables), values.data(), sizeof tables);
+  return std::make_unique<OwnSteering>(tables, target);
+}
 
 Plane plane_of(const LumaArray& luma)
 {
@@ -25,9 +43,29 @@ void bind_session(py::module_& module)
 {
   module.def("feature_names", &feature_names, "Names of the features, in the order of the vector.");
 
+  py::class_<OwnSteering>(module, "Steering", "Chooses kappa by picture; see engine/steering.hpp.")
+      .def(py::init(&make_steering), py::arg("tables"), py::arg("target"))
+      .def("begin_picture",
+           [](OwnSteering& own, int qp, int temporal_id, bool intra, double log_kappa) {
+             return own.steering.begin_picture(qp, temporal_id, intra, log_kappa);
+           },
+           py::arg("qp"), py::arg("temporal_id"), py::arg("intra"), py::arg("log_kappa") = 0.0)
+      .def("end_picture",
+           [](OwnSteering& own, double nodes, double area, double kept, const std::array<double, kGroups>& skipped) {
+             Effort effort;
+             effort.pictures = 1;
+             effort.nodes    = nodes;
+             effort.area     = area;
+             effort.kept     = kept;
+             effort.skipped  = skipped;
+             own.steering.end_picture(effort);
+           },
+           py::arg("nodes"), py::arg("area"), py::arg("kept"), py::arg("skipped"))
+      .def("share", [](const OwnSteering& own) { return own.steering.share(); });
+
   py::class_<Session>(module, "Session", "Follows one encode; see engine/session.hpp for the order of calls.")
       .def(py::init([](const py::bytes& model, bool enabled, double kappa, const std::string& trace, double explore_skip,
-                       double explore_keep, uint64_t seed) {
+                       double explore_keep, uint64_t seed, double target) {
              Settings settings;
              settings.enabled      = enabled;
              settings.kappa        = kappa;
@@ -35,11 +73,12 @@ void bind_session(py::module_& module)
              settings.explore_skip = explore_skip;
              settings.explore_keep = explore_keep;
              settings.seed         = seed;
+             settings.target       = target;
              const auto bytes      = std::string_view(model);
              return std::make_unique<Session>(settings, reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
            }),
            py::arg("model") = py::bytes(), py::arg("enabled") = false, py::arg("kappa") = 1.0, py::arg("trace") = "",
-           py::arg("explore_skip") = 0.0, py::arg("explore_keep") = 0.0, py::arg("seed") = 1)
+           py::arg("explore_skip") = 0.0, py::arg("explore_keep") = 0.0, py::arg("seed") = 1, py::arg("target") = 0.0)
       .def("begin_picture",
            [](Session& session, int poc, int qp, int temporal_id, bool intra, const LumaArray& luma) {
              if (luma.ndim() != 2) throw std::runtime_error("luma has not two dimensions");

@@ -43,6 +43,7 @@ OWN_OPTIONS = {
     "IntraPeriod": "--intra-period",
     "FastPart": "--stock",
     "FastPartKappa": "--kappa",
+    "FastPartTargetRatio": "--target-ratio",
     "FastPartModel": "--model",
 }
 
@@ -66,7 +67,10 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     clip.add_argument("--frames", type=int, metavar="N", help="how many frames (default: all)")
     clip.add_argument("--start", type=int, default=0, metavar="N", help="first frame (default: 0)")
     predictor = parser.add_argument_group("predictor")
-    predictor.add_argument("--kappa", type=float, help="speed: larger skips more (1: as trained)")
+    speed = predictor.add_mutually_exclusive_group()
+    speed.add_argument("--target-ratio", type=float, metavar="R", help="share of the time of the same "
+                       "encode without the predictor to take (default: the patched encoder's, 0.64)")
+    speed.add_argument("--kappa", type=float, help="instead: a fixed speed; larger skips more (1: as trained)")
     predictor.add_argument("--model", metavar="FILE", help="model file (default: the one compiled in)")
     predictor.add_argument("--stock", action="store_true", help="run the stock encoder instead")
     encoder = parser.add_argument_group("encoder")
@@ -163,12 +167,17 @@ def _vtm_options(args: argparse.Namespace) -> dict[str, object]:
     options: dict[str, object] = {}
     if args.hash:
         options["SEIDecodedPictureHash"] = 1
-    if args.stock and (args.kappa is not None or args.model):
-        raise FastpartError("--stock: runs without the predictor; leave out --kappa and --model")
+    if args.stock and (args.kappa is not None or args.target_ratio is not None or args.model):
+        raise FastpartError(
+            "--stock: runs without the predictor; leave out --target-ratio, --kappa and --model"
+        )
     if not args.stock:
         options["FastPart"] = 1
         if args.kappa is not None:
+            options["FastPartTargetRatio"] = 0
             options["FastPartKappa"] = args.kappa
+        if args.target_ratio is not None:
+            options["FastPartTargetRatio"] = args.target_ratio
         if args.model:
             options["FastPartModel"] = args.model
     for text in args.option:

@@ -22,12 +22,17 @@ if TYPE_CHECKING:
     from lightgbm import Booster
 
 MAGIC = b"FASTPART"
-VERSION = 1
+VERSION = 2
 GROUPS = ("split_inter", "split_intra", "continue", "mode")
 MAX_FEATURES = 128
 MAX_LEAVES = 4096
 MAX_KNOTS = 64
 LAYERS = 8
+#: Steering tables (`SteeringTables` of engine/model.hpp): name and number of values, in file order.
+STEERING = {
+    "node_time": 2, "area_time": 2, "kept_scale": 1, "skip_scale": 4, "skip_logit": 14,
+    "log_time": 14, "logit_slope": 1, "calibration": 3,
+}
 
 _HEADER = struct.Struct("<8sIQ")
 _NODE = struct.Struct("<dHBBii")
@@ -39,7 +44,7 @@ _MISSING_SHIFT = 2
 def write_model(
     path: str | os.PathLike[str],
     groups: Mapping[str, tuple[Booster, Booster]],
-    tables: Mapping[str, Sequence[float]],
+    tables: Mapping[str, Any],
     metadata: Mapping[str, Any],
     features: Sequence[str],
 ) -> int:
@@ -47,7 +52,8 @@ def write_model(
 
     groups: loss and time booster of each group in `GROUPS`; a group left out stays empty.
     tables: `qp_knots` and `log_kappa` (same length, knots ascending), `log_layer_weight` (8 values:
-        luma of I pictures, temporal layers 0 to 5, chroma of I pictures).
+        luma of I pictures, temporal layers 0 to 5, chroma of I pictures), and `steering`: None, or the
+        values of each name in `STEERING`.
     features: names in the order of the boosters' columns.
 
     Equal arguments give equal bytes. The file appears under its name when complete.
@@ -71,7 +77,7 @@ def write_model(
 def write_tables(
     source: str | os.PathLike[str],
     path: str | os.PathLike[str],
-    tables: Mapping[str, Sequence[float]],
+    tables: Mapping[str, Any],
 ) -> int:
     """Write the model file `source` with other policy tables to `path`; returns the checksum.
 
@@ -89,6 +95,8 @@ def write_tables(
         start += 2 + length
     (knots,) = struct.unpack_from("<I", payload, start)
     end = start + 4 + 4 * (2 * knots + LAYERS)
+    (steering,) = struct.unpack_from("<I", payload, end)
+    end += 4 + 4 * steering * sum(STEERING.values())
     payload = payload[:start] + _pack_tables(Path(path), tables) + payload[end:]
     body = _HEADER.pack(MAGIC, VERSION, len(payload)) + payload
     checksum = zlib.crc32(body)
@@ -123,7 +131,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "tables": {
             name: list(getattr(model.tables, name))
             for name in ("qp_knots", "log_kappa", "log_layer_weight")
-        },
+        }
+        | {"steering": _named(model.tables.steering)},
         "trees": {
             group: dict(zip(("loss", "time"), model.trees(group), strict=True)) for group in GROUPS
         },
@@ -145,7 +154,30 @@ def _pack_features(path: Path, features: Sequence[str]) -> bytes:
     return struct.pack("<I", len(features)) + b"".join(_text(name, "<H") for name in features)
 
 
-def _pack_tables(path: Path, tables: Mapping[str, Sequence[float]]) -> bytes:
+def _named(values: Sequence[float]) -> dict[str, list[float]] | None:
+    """Steering tables by name; None for no values."""
+    ends = list(itertools.accumulate(STEERING.values()))
+    return {
+        name: list(values[end - size : end])
+        for (name, size), end in zip(STEERING.items(), ends, strict=True)
+    } if values else None
+
+
+def _pack_steering(path: Path, tables: Mapping[str, Sequence[float]] | None) -> bytes:
+    if tables is None:
+        return struct.pack("<I", 0)
+    sizes = {name: len(values) for name, values in tables.items()}
+    values = [float(value) for name in STEERING for value in tables.get(name, ())]
+    rising = sizes == STEERING and tables["logit_slope"][0] > 0 and tables["calibration"][2] > 0
+    if not rising or not all(map(math.isfinite, values)):
+        raise FastpartError(
+            f"{path}: steering tables {dict(tables)}, wanted finite values, as many as in {STEERING}, "
+            "positive in logit_slope and at the end of calibration; run fastpart train steer"
+        )
+    return struct.pack(f"<I{len(values)}f", 1, *values)
+
+
+def _pack_tables(path: Path, tables: Mapping[str, Any]) -> bytes:
     knots, log_kappa, weights = (
         [float(value) for value in tables[name]]
         for name in ("qp_knots", "log_kappa", "log_layer_weight")
@@ -162,7 +194,9 @@ def _pack_tables(path: Path, tables: Mapping[str, Sequence[float]]) -> bytes:
             f"{LAYERS} of them in log_layer_weight; mend the calibration"
         )
     values = (*knots, *log_kappa, *weights)
-    return struct.pack(f"<I{len(values)}f", len(knots), *values)
+    return struct.pack(f"<I{len(values)}f", len(knots), *values) + _pack_steering(
+        path, tables.get("steering")
+    )
 
 
 def _pack_groups(path: Path, groups: Mapping[str, tuple[Booster, Booster]], features: int) -> bytes:

@@ -264,14 +264,14 @@ def parse_picture(line: str) -> Picture | None:
 def parse_counters(line: str) -> dict[str, str]:
     """Fields of a `fastpart: key=value key=value` line; empty for any other line.
 
-    A line that begins with `candidate=NAME` counts for that candidate: its other fields
-    get the name in front, `NAME.key`.
+    A line that begins with `candidate=NAME` or `layer=NAME` counts for that alone: its other
+    fields get the name in front, `NAME.key`.
     """
     if not line.startswith(_COUNTERS):
         return {}
     fields = dict(re.findall(r"(\w+)=(\S+)", line))
-    candidate = fields.pop("candidate", None)
-    return {f"{candidate}.{key}": value for key, value in fields.items()} if candidate else fields
+    name = fields.pop("candidate", None) or fields.pop("layer", None)
+    return {f"{name}.{key}": value for key, value in fields.items()} if name else fields
 
 
 def _numbers(fields: Mapping[str, str]) -> dict[str, float]:

@@ -64,8 +64,8 @@ def test_record_and_progress(clip, stub_home, out, capsys):
     assert record["schema"] == SCHEMA
     assert record["variant"] == "patched"
     options = [word for word in record["argv"] if word.startswith("--")]
-    assert options[-5:] == [
-        "--SEIDecodedPictureHash=1", "--FastPart=1", "--FastPartKappa=0.5",
+    assert options[-6:] == [
+        "--SEIDecodedPictureHash=1", "--FastPart=1", "--FastPartTargetRatio=0", "--FastPartKappa=0.5",
         f"--FastPartModel={model}", "--MTS=4",
     ]
     assert record["encoder"]["sha256"] == sha256(stub_home / "23.2" / "patched" / "EncoderApp")
@@ -110,7 +110,7 @@ def test_stock_passes_no_predictor_options(clip, stub_home, out):
     assert not [word for word in record["argv"] if "FastPart" in word]
     assert record["counters"] == {}
     assert record["model_checksum"] is None
-    with pytest.raises(FastpartError, match="leave out --kappa"):
+    with pytest.raises(FastpartError, match="leave out --target-ratio, --kappa"):
         fastpart_encode(clip.path, "-o", out, "--qp", 32, "--stock", "--kappa", 1)
 
 

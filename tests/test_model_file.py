@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from fastpart import _engine
 from fastpart.errors import FastpartError
-from fastpart.modelfile import describe, write_model
+from fastpart.modelfile import STEERING, VERSION, describe, write_model
 
 TABLES = {
     "qp_knots": [22, 27, 32],
     "log_kappa": [-1.5, 0, 2.25],
     "log_layer_weight": [0, 0.5, 1, 1, 1, 1.5, 2, 2],
+    "steering": {name: [0.25 * i + 0.5 for i in range(size)] for name, size in STEERING.items()},
 }
 FEATURES = ["width", "height", "größe"]
 METADATA = {"recipe": "test", "rounds": 2}
@@ -68,17 +69,26 @@ def test_round_trip(tmp_path, model):
     assert parsed.tables.qp_knots == TABLES["qp_knots"]
     assert parsed.tables.log_kappa == TABLES["log_kappa"]
     assert parsed.tables.log_layer_weight == TABLES["log_layer_weight"]
+    assert parsed.tables.steering == [v for name in STEERING for v in TABLES["steering"][name]]
     assert parsed.trees("split_intra") == (2, 2)
     assert write(tmp_path / "again") == model
     assert [each.name for each in tmp_path.iterdir()] == ["again"]
 
     summary = describe(tmp_path / "again")
-    assert summary["version"] == 1
+    assert summary["version"] == VERSION
     assert summary["metadata"] == METADATA
     assert summary["bytes"] == len(model)
     assert summary["checksum"] == f"{parsed.checksum:08x}"
     assert summary["tables"] == TABLES
     assert summary["trees"]["split_intra"] == {"loss": 2, "time": 2}
+
+
+def test_steering_tables_are_optional(tmp_path):
+    write(tmp_path / "plain", tables={**TABLES, "steering": None})
+    assert describe(tmp_path / "plain")["tables"]["steering"] is None
+    model = (tmp_path / "plain").read_bytes()
+    with pytest.raises(ValueError, match="features, this engine has"):
+        _engine.Session(model=model, enabled=True)
 
 
 def test_describe_names_the_file(tmp_path):
@@ -140,7 +150,7 @@ def payload_of(trees, knots=(22, 27), features=("a",)):
     parts = [struct.pack("<I", 2), b"{}", struct.pack("<I", len(features))]
     parts += [struct.pack("<H", len(name)) + name.encode() for name in features]
     parts += [
-        struct.pack(f"<I{2 * len(knots)}f8f", len(knots), *knots, *[0] * len(knots), *[0] * 8)
+        struct.pack(f"<I{2 * len(knots)}f8fI", len(knots), *knots, *[0] * len(knots), *[0] * 9)
     ]
     parts += [struct.pack("<II", 4, len(trees))]
     for nodes, leaves in trees:
@@ -148,7 +158,7 @@ def payload_of(trees, knots=(22, 27), features=("a",)):
         parts += [struct.pack(f"<{len(leaves)}d", *leaves)]
     parts += [struct.pack("<IId", 1, 0, 0.5), struct.pack("<6I", *[0] * 6)]
     payload = b"".join(parts)
-    return sealed(b"FASTPART" + struct.pack("<IQ", 1, len(payload)) + payload)
+    return sealed(b"FASTPART" + struct.pack("<IQ", VERSION, len(payload)) + payload)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +194,7 @@ def test_refuses_unsound_heads():
     refuses(payload_of([leaf], features=("a", "a")), "appears twice")
     good = payload_of([leaf])
     refuses(
-        sealed(good[:8] + struct.pack("<I", 2) + good[12:-TRAILER]), "format version 2, wanted 1"
+        sealed(good[:8] + struct.pack("<I", 9) + good[12:-TRAILER]), "format version 9, wanted"
     )
     refuses(sealed(b"FASTPASS" + good[8:-TRAILER]), "FASTPART")
     refuses(good[:-TRAILER] + b"\0\0\0\0", "checksum .* wanted the stored 0")
@@ -201,6 +211,8 @@ def test_refuses_unsound_heads():
         ({"group": "intra"}, "wanted some of split_inter"),
         ({"tables": {**TABLES, "qp_knots": [22, 32, 27]}}, "ascending"),
         ({"tables": {**TABLES, "log_kappa": [0, 1]}}, "one log_kappa for each"),
+        ({"tables": {**TABLES, "steering": {"node_time": [1, 2]}}}, "as many as in"),
+        ({"tables": {**TABLES, "steering": {**TABLES["steering"], "logit_slope": [0]}}}, "positive"),
         ({"tables": {**TABLES, "log_kappa": [0, 1, np.nan]}}, "finite"),
         ({"tables": {**TABLES, "log_layer_weight": [0] * 7}}, "8 of them"),
     ],

@@ -92,11 +92,28 @@ def test_kappa_trades_speed(patched_vtm, tmp_path):
 
     def asked(kappa):
         result, *_ = encode(
-            patched_vtm, "patched", clip, 32, tmp_path, f"k{kappa}", FastPart=1, FastPartKappa=kappa
+            patched_vtm, "patched", clip, 32, tmp_path, f"k{kappa}", FastPart=1, FastPartTargetRatio=0,
+            FastPartKappa=kappa,
         )
         return result.counters["decisions"]
 
     assert asked(10) < asked(0.001)
+
+
+def test_target_ratio_trades_speed(patched_vtm, tmp_path):
+    clip = write_clip(tmp_path / "Clip_128x128_30.yuv", 128, 128, frames=3)
+
+    def run(target):
+        result, *_ = encode(
+            patched_vtm, "patched", clip, 32, tmp_path, f"t{target}", FastPart=1,
+            FastPartTargetRatio=target,
+        )
+        assert {name for name in result.counters if name.startswith("intra.")} >= {"intra.nodes"}
+        return result.counters["decisions"], result.counters["estimated_ratio"]
+
+    slow, fast = run(0.9), run(0.3)
+    assert fast[0] < slow[0]
+    assert fast[1] < slow[1]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +122,7 @@ def test_kappa_trades_speed(patched_vtm, tmp_path):
         ({"FastPart": 1, "FastPartModel": "{broken}"}, "broken.fpm"),
         ({"FastPart": 1, "FastPartModel": "/nonexistent.fpm"}, "/nonexistent.fpm"),
         ({"FastPart": 1, "FastPartKappa": -1}, "FastPartKappa"),
+        ({"FastPart": 1, "FastPartTargetRatio": 1.5}, "FastPartTargetRatio"),
         ({"FastPartTrace": "/nonexistent/t.fpt"}, "/nonexistent/t.fpt"),
         ({"FastPartTrace": "/dev/null", "FastPartExploreSkip": 2}, "probability"),
     ],

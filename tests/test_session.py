@@ -150,6 +150,7 @@ def test_nothing_is_asked_before_there_is_an_alternative(luma):
     ("settings", "words"),
     [
         ({"kappa": 0.0}, "FastPartKappa"),
+        ({"target": 1.0}, "FastPartTargetRatio"),
         ({"explore_skip": 1.5}, "probability"),
         ({"enabled": True}, "no model compiled in"),
         ({"enabled": True, "model": b"not a model"}, "magic"),

@@ -168,6 +168,7 @@ def test_the_bundled_plan_measures_what_the_recipe_trains_for():
         (("MaxMTTHierarchyDepth = 1", "FastPart = 1"), "the stock encoder has no model"),
         (("[variant.mtt1]", '[variant."mtt_1"]'), "wanted a name of letters"),
         (("kappa = 2.0", 'model = "none.model"'), "no such file"),
+        (("kappa = 2.0", "kappa = 2.0\ntarget_ratio = 0.5"), "wanted one of them"),
     ],
 )
 def test_a_wrong_plan_is_named(tmp_path, change, says):
@@ -199,7 +200,8 @@ def test_a_run_leaves_one_record_an_encode(tmp_path, clips, pretended, core, cap
     learned, stock = by_name["learned"], by_name["stock"]
     assert learned["schema"] == SCHEMA
     assert learned["identity"]["options"] == {
-        "SEIDecodedPictureHash": 1, "MaxMTTHierarchyDepth": 1, "FastPart": 1, "FastPartKappa": 2.0,
+        "SEIDecodedPictureHash": 1, "MaxMTTHierarchyDepth": 1, "FastPart": 1, "FastPartTargetRatio": 0,
+        "FastPartKappa": 2.0,
     }
     assert "--FastPartKappa=2.0" in learned["encode"]["argv"]
     assert "--IntraPeriod=64" in stock["encode"]["argv"]

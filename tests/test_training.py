@@ -108,11 +108,18 @@ def test_policy_follows_kappa(fitted):
 
     assert skipped(1e-9) == 0
     assert skipped(1e9) == 1
+    with pytest.raises(ValueError, match="no steering tables.*FastPartTargetRatio"):
+        _engine.Session(model=model, enabled=True, target=0.6)
 
 
 def test_default_recipe_trains_on_train_only():
     recipe = load_recipe(DEFAULT_RECIPE)
     assert all(cut["clip"].startswith("train/") for cut in recipe.cuts)
+    assert {cell.qp for cell in recipe.steering_cells} == {22, 27, 32, 37}
+    pictures = {(cut["clip"], p) for cut in recipe.cuts for p in range(cut["start"], cut["start"] + 33)}
+    for cell in recipe.steering_cells:
+        start = cell.cut["start"]
+        assert not pictures & {(cell.cut["clip"], p) for p in range(start, start + 33)}
     for round_ in recipe.rounds.values():
         assert len(round_.cells) >= len(recipe.cuts)
         assert {cell.qp for cell in round_.cells} == {22, 27, 32, 37}

@@ -50,8 +50,11 @@ class _Encoder:
     @property
     def options(self) -> dict[str, Any]:
         """VTM options but for the model's path."""
-        kappa = {} if self.variant.kappa is None else {"FastPartKappa": self.variant.kappa}
-        return {"SEIDecodedPictureHash": 1, **self.variant.options, **kappa}
+        kappa, target = self.variant.kappa, self.variant.target_ratio
+        speed = {} if target is None else {"FastPartTargetRatio": target}
+        if kappa is not None:
+            speed = {"FastPartTargetRatio": 0, "FastPartKappa": kappa}
+        return {"SEIDecodedPictureHash": 1, **self.variant.options, **speed}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ RESERVED_OPTIONS = {
     "QP": "qps",
     "IntraPeriod": "intra_period",
     "FastPartKappa": "kappa",
+    "FastPartTargetRatio": "target_ratio",
     "FastPartModel": "model",
     "SEIDecodedPictureHash": None,
     "OutputBitDepth": None,
@@ -27,7 +28,7 @@ RESERVED_OPTIONS = {
 del RESERVED_OPTIONS["FastPart"]
 
 _PLAN_KEYS = {"cuts", "qps", "intra_period", "anchor", "variant"}
-_VARIANT_KEYS = {"binary", "base", "options", "model", "kappa"}
+_VARIANT_KEYS = {"binary", "base", "options", "model", "kappa", "target_ratio"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Variant:
     """One encoder with its settings.
 
     binary: `stock` or `patched`. options: VTM options, name to value.
-    model: model file, None for the one compiled in. kappa: None for the encoder's default.
+    model: model file, None for the one compiled in. target_ratio: share of the time without skips
+    that the encoder steers for, None for its default; kappa: the fixed knob instead, None for none.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Variant:
     options: dict[str, str | int | float]
     model: Path | None = None
     kappa: float | None = None
+    target_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -174,17 +177,22 @@ def _variant(path: Path, name: str, entry: dict, before: dict[str, Variant]) -> 
             )
         if not isinstance(value, (str, int, float)):
             raise FastpartError(f"{path}: {what}: {option} = {value!r}, wanted a number or a text")
-    model, kappa = entry.get("model"), entry.get("kappa")
-    learned = model or kappa is not None or any(name.startswith("FastPart") for name in options)
+    model, kappa, target = (entry.get(key) for key in ("model", "kappa", "target_ratio"))
+    learned = bool(model) or (kappa, target) != (None, None) or any(
+        name.startswith("FastPart") for name in options
+    )
     if binary == "stock" and learned:
         raise FastpartError(
-            f"{path}: {what}: the stock encoder has no model, kappa or FastPart options; "
+            f"{path}: {what}: the stock encoder has no model, kappa, target_ratio or FastPart options; "
             'set binary = "patched" or leave them out'
         )
-    if kappa is not None and type(kappa) not in (int, float):
-        raise FastpartError(f"{path}: {what}: kappa = {kappa!r}, wanted a number")
+    for key, value in (("kappa", kappa), ("target_ratio", target)):
+        if value is not None and type(value) not in (int, float):
+            raise FastpartError(f"{path}: {what}: {key} = {value!r}, wanted a number")
+    if kappa is not None and target is not None:
+        raise FastpartError(f"{path}: {what}: kappa and target_ratio, wanted one of them")
     if model is not None:
         model = path.parent / model
         if not model.is_file():
             raise FastpartError(f"{path}: {what}: model {model}: no such file")
-    return Variant(name, binary, options, model, kappa)
+    return Variant(name, binary, options, model, kappa, target)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import queue
 import sys
 import threading
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from fastpart.encode import DEFAULT_CFG
 from fastpart.errors import FastpartError
 from fastpart.media import Clip, make_cut
+from fastpart.training.pool import each_on_a_core
 from fastpart.training.recipe import Cell, Round
 from fastpart.vtm import VtmHome, encode_command, run_encoder
 
@@ -40,7 +40,7 @@ def collect(
     folder = out / round_.name
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{cell.name}.fpt" for cell in cells]
-    todo: queue.SimpleQueue[tuple[Cell, Path]] = queue.SimpleQueue()
+    todo: list[tuple[Cell, Path]] = []
     clips: dict[str, Clip] = {}
     for cell, path in zip(cells, paths, strict=True):
         if path.exists():
@@ -48,43 +48,25 @@ def collect(
         name = cell.cut["name"]
         if name not in clips:
             clips[name] = make_cut(cell.cut, clips_root, out / "cuts" / f"{name}.yuv")
-        todo.put((cell, path))
-    failures: list[Exception] = []
-    done = len(paths) - todo.qsize()
+        todo.append((cell, path))
+    done = len(paths) - len(todo)
     lock = threading.Lock()
 
-    def work(core: int) -> None:
+    def run(job: tuple[Cell, Path], core: int) -> None:
         nonlocal done
-        while not failures:
-            try:
-                cell, path = todo.get_nowait()
-            except queue.Empty:
-                return
-            started = time.monotonic()
-            try:
-                _encode(cell, clips[cell.cut["name"]], path, round_, home, model, kappa, core)
-            except FastpartError as error:
-                failures.append(error)
-                return
-            with lock:
-                done += 1
-                print(
-                    f"{round_.name}: {done}/{len(paths)} {cell.name} "
-                    f"{time.monotonic() - started:.0f} s, {path.stat().st_size / 1e6:.0f} MB",
-                    file=sys.stderr,
-                    flush=True,
-                )
+        cell, path = job
+        started = time.monotonic()
+        _encode(cell, clips[cell.cut["name"]], path, round_, home, model, kappa, core)
+        with lock:
+            done += 1
+            print(
+                f"{round_.name}: {done}/{len(paths)} {cell.name} "
+                f"{time.monotonic() - started:.0f} s, {path.stat().st_size / 1e6:.0f} MB",
+                file=sys.stderr,
+                flush=True,
+            )
 
-    threads = [
-        threading.Thread(target=work, args=(core,))
-        for core in cores or sorted(os.sched_getaffinity(0))
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+    each_on_a_core(todo, cores or sorted(os.sched_getaffinity(0)), run)
     return paths
 
 
@@ -96,6 +78,7 @@ def _encode(cell, clip, path, round_, home, model, kappa, core) -> None:
         "FastPartExploreSkip": round_.explore_skip,
         "FastPartExploreKeep": round_.explore_keep,
         "FastPartSeed": cell.seed,
+        "FastPartTargetRatio": 0,
         "FastPartKappa": kappa,
         **round_.options,
     }

@@ -1,4 +1,4 @@
-"""The subcommands `fastpart train collect` and `fastpart train fit`."""
+"""The subcommands `fastpart train collect`, `fit` and `steer`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,34 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     fit.add_argument("--model", type=Path, required=True, help="model file to write")
     fit.add_argument("--report", type=Path, help="fit report to write (default: MODEL.json)")
     fit.set_defaults(run=run_fit)
+
+    steer = actions.add_parser("steer", help="measure what FastPartTargetRatio needs and add it to a model")
+    steer.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE)
+    steer.add_argument("--clips", type=Path, required=True, help="folder that holds train/")
+    steer.add_argument("--out", type=Path, required=True, help="folder for cuts and records")
+    steer.add_argument("--model", type=Path, required=True, help="model file to start from")
+    steer.add_argument("--new-model", type=Path, required=True, help="model file to write")
+    steer.add_argument("--jobs", type=int, help="encodes side by side (default: all cores)")
+    steer.add_argument("--vtm-home", type=Path)
+    steer.set_defaults(run=run_steer)
+
+
+def run_steer(args: argparse.Namespace) -> int:
+    try:
+        from fastpart.training.steer import steer
+    except ImportError as error:
+        raise FastpartError(
+            f"found no module {error.name}, wanted scipy; pip install 'fastpart[train]'"
+        ) from error
+
+    cores = sorted(os.sched_getaffinity(0))[: args.jobs]
+    report = steer(
+        load_recipe(args.recipe), args.clips, args.out, VtmHome.find(args.vtm_home), args.model,
+        args.new_model, cores,
+    )
+    print(f"{args.new_model}: error of the estimated ratio on cells left out, rms "
+          f"{report['left_out_error_rms']:.3f}")
+    return 0
 
 
 def run_collect(args: argparse.Namespace) -> int:

@@ -40,6 +40,8 @@ class Recipe:
     cuts: list[dict]
     rounds: dict[str, Round]
     fit: dict
+    steering_cells: list[Cell]
+    steering_kappas: list[float]
 
     def round(self, name: str) -> Round:
         if name not in self.rounds:
@@ -60,7 +62,12 @@ def load_recipe(path: str | Path) -> Recipe:
         raise FastpartError(f"{path}: not TOML ({error}); correct it") from error
     try:
         cuts = [{**data["cut_defaults"], **cut} for cut in data["cut"]]
-        for cut in cuts:
+        steering = data.get("steering", {"kappas": [], "cell": []})
+        steering_cells = [
+            Cell({**data["cut_defaults"], **{k: v for k, v in cell.items() if k != "qp"}}, cell["qp"], 0)
+            for cell in steering["cell"]
+        ]
+        for cut in [*cuts, *(cell.cut for cell in steering_cells)]:
             if not cut["clip"].startswith("train/"):
                 raise FastpartError(
                     f"{path}: cut {cut['name']} is from {cut['clip']}, wanted a clip of train/; "
@@ -82,6 +89,7 @@ def load_recipe(path: str | Path) -> Recipe:
                 dict(data["options"][base]) if base else {},
                 cells,
             )
+        steering_kappas = [float(kappa) for kappa in steering["kappas"]]
     except KeyError as error:
         raise FastpartError(f"{path}: found no key {error}; a recipe needs it") from error
-    return Recipe(path, cuts, rounds, data.get("fit", {}))
+    return Recipe(path, cuts, rounds, data.get("fit", {}), steering_cells, steering_kappas)

@@ -2,14 +2,15 @@
 //
 // Little endian, IEEE floats, no padding:
 //   magic      8 bytes "FASTPART"
-//   version    u32 = 1
+//   version    u32 = 2
 //   size       u64, bytes of payload
 //   payload
 //   checksum   u32, CRC-32 of all before it
 // payload:
 //   metadata   u32 length, UTF-8 JSON
 //   features   u32 count (1..128); each: u16 length, UTF-8 name
-//   tables     u32 knots (1..64); f32 qp[knots]; f32 log_kappa[knots]; f32 log_layer_weight[8]
+//   tables     u32 knots (1..64); f32 qp[knots]; f32 log_kappa[knots]; f32 log_layer_weight[8];
+//              u32 steering (0 none, 1); if 1, the 41 f32 of SteeringTables in its order
 //   groups     u32 count = 4, in the order of Group; each: the loss forest, the time forest
 // forest:      u32 trees; each:
 //   nodes      u32 count; each: f64 threshold, u16 feature, u8 missing (0 none, 1 zero, 2 NaN),
@@ -35,10 +36,31 @@ constexpr int kLayers = 8;
 // Places in log_layer_weight. Losses spread to the pictures that refer to a layer, so they differ in worth.
 enum Layer : int { kIntraLuma = 0, kFirstTemporal = 1, kLastTemporal = 6, kIntraChroma = 7 };   // 1 + TId, TId 5 and above alike
 
+// Layers as steering sees them: TId 0 to 5 of inter pictures (5 and above alike), intra pictures.
+constexpr int kSteeringLayers = 7;
+constexpr int kSteeringIntra  = 6;
+
+// The virtual clock and what it shows on average, see steering.hpp. Times in the unit of the time ensembles;
+// pairs [2] of node_time and area_time are for inter and intra pictures, pairs of the layers are the value where
+// intra pictures have QP 32 and its slope over that QP.
+struct SteeringTables {
+  float node_time[2];                          // of the tests of a node about which nobody asks
+  float area_time[2];                          // the same for each of its luma samples
+  float kept_scale;                            // on the estimate of a mode that is tested
+  float skip_scale[4];                         // on the estimate of what is skipped, by Group
+  float skip_logit[kSteeringLayers][2];        // ln odds of the share of time saved at kappa = 1
+  float log_time[kSteeringLayers][2];          // ln of a picture's time without skips; only differences count
+  float logit_slope;                           // growth of the ln odds with ln kappa
+  float calibration[3];                        // ln odds of the share really saved: constant, slope over QP - 32, factor
+                                               // on the ln odds by the virtual clock
+};
+
 struct PolicyTables {
   std::vector<float> qp_knots;                 // ascending slice QPs
   std::vector<float> log_kappa;                // at each knot: log of the skip threshold (loss per time) at kappa = 1
   float log_layer_weight[kLayers] = {};        // log of the weight of the expected loss; see Layer
+  bool  has_steering = false;
+  SteeringTables steering{};
 };
 
 struct Model {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 
 namespace fastpart {
@@ -24,7 +25,7 @@ Policy::Policy(Model model) : model_(std::move(model))
                            "; train a model with this version of fastpart");
 }
 
-void Policy::begin_picture(int qp, int temporal_id, bool intra, double kappa)
+void Policy::begin_picture(int qp, int temporal_id, bool intra, double log_kappa)
 {
   const PolicyTables&      tables = model_.tables;
   const std::vector<float>& knots = tables.qp_knots;
@@ -39,19 +40,21 @@ void Policy::begin_picture(int qp, int temporal_id, bool intra, double kappa)
     const double t = (qp - knots[i - 1]) / double(knots[i] - knots[i - 1]);
     value          = tables.log_kappa[i - 1] * (1 - t) + tables.log_kappa[i] * t;
   }
-  value += std::log(kappa);
+  value += log_kappa;
   const int layer   = intra ? int(kIntraLuma) : std::min(kFirstTemporal + temporal_id, int(kLastTemporal));
   threshold_        = value - tables.log_layer_weight[layer];
   chroma_threshold_ = value - tables.log_layer_weight[kIntraChroma];
 }
 
-bool Policy::skip(Candidate candidate, bool intra_slice, bool chroma, const float* features) const
+bool Policy::skip(Candidate candidate, bool intra_slice, bool chroma, const float* features,
+                  double& log_time) const
 {
   const GroupModel& group = model_.groups[int(group_of(candidate, intra_slice))];
+  log_time = -std::numeric_limits<double>::infinity();
   if (group.empty()) return false;
-  double loss, time;
-  group.predict(features, loss, time);
-  return loss - time < (chroma ? chroma_threshold_ : threshold_);
+  double loss;
+  group.predict(features, loss, log_time);
+  return loss - log_time < (chroma ? chroma_threshold_ : threshold_);
 }
 
 }  // namespace fastpart

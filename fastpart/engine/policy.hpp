@@ -11,10 +11,11 @@ class Policy {
   // Throws std::runtime_error if the model was made for other features than this engine's.
   explicit Policy(Model model);
   const Model& model() const { return model_; }
-  // Sets the picture's threshold; kappa is the user's knob, 1 as trained.
-  void begin_picture(int qp, int temporal_id, bool intra, double kappa);
-  // False also when the model has no ensembles for this kind of candidate.
-  bool skip(Candidate candidate, bool intra_slice, bool chroma, const float* features) const;
+  // Sets the picture's threshold; log_kappa is ln of the knob, 0 as trained.
+  void begin_picture(int qp, int temporal_id, bool intra, double log_kappa);
+  // log_time: ln of the expected time of the test. False, with log_time -infinity, also when the model has no
+  // ensembles for this kind of candidate.
+  bool skip(Candidate candidate, bool intra_slice, bool chroma, const float* features, double& log_time) const;
 
  private:
   Model  model_;

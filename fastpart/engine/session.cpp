@@ -52,6 +52,8 @@ Session::Session(const Settings& settings, const uint8_t* model, size_t size)
     : settings_(settings), random_state_(settings.seed), start_cycles_(cycles()), start_seconds_(seconds())
 {
   if (!(settings.kappa > 0)) throw std::runtime_error("FastPartKappa is " + std::to_string(settings.kappa) + ", wanted a number above 0");
+  if (!(settings.target >= 0 && settings.target < 1))
+    throw std::runtime_error("FastPartTargetRatio is " + std::to_string(settings.target) + ", wanted 0 to below 1");
   for (double p : {settings.explore_skip, settings.explore_keep})
   {
     if (!(p >= 0 && p <= 1)) throw std::runtime_error("exploration probability is " + std::to_string(p) + ", wanted 0 to 1");
@@ -78,6 +80,12 @@ Session::Session(const Settings& settings, const uint8_t* model, size_t size)
       throw std::runtime_error("model file " + (settings.model_path.empty() ? "(compiled in)" : settings.model_path) +
                                ": " + error.what());
     }
+    const PolicyTables& tables = policy_->model().tables;
+    if (tables.has_steering)
+      steering_ = std::make_unique<Steering>(tables.steering, settings.target);
+    else if (settings.target > 0)
+      throw std::runtime_error("the model has no steering tables, wanted some for FastPartTargetRatio; set that to 0 or "
+                               "add them with fastpart train steer");
   }
   if (!settings.trace_path.empty()) trace_.open(settings.trace_path);
 }
@@ -97,7 +105,21 @@ void Session::begin_picture(int poc, int qp, int temporal_id, bool intra, Plane 
   Stopwatch watch(counters_.engine_cycles);
   picture_.build(luma, width, height);
   history_.begin_picture(poc, width, height);
-  if (policy_) policy_->begin_picture(qp, temporal_id, intra, settings_.kappa);
+  if (!policy_) return;
+  double log_kappa = std::log(settings_.kappa);
+  if (steering_)
+  {
+    end_picture();
+    log_kappa = steering_->begin_picture(qp, temporal_id, intra, log_kappa);
+  }
+  policy_->begin_picture(qp, temporal_id, intra, log_kappa);
+}
+
+void Session::end_picture()
+{
+  if (effort_.pictures > 0) steering_->end_picture(effort_);
+  effort_          = Effort();
+  effort_.pictures = 1;
 }
 
 Budget Session::budget_below() const
@@ -148,6 +170,8 @@ void Session::enter(const NodeGeometry& geometry)
     node.parent_event  = int(parent.events.size()) - 1;
     node.parent_split  = parent.events.back().candidate;
   }
+  effort_.nodes += 1;
+  effort_.area += node.area();
   node.index = int(tree_.size());
   if (trace_.active()) tree_.push_back({node.parent, node.parent_event, -1, 0, {}, {}});
   depth_++;
@@ -168,11 +192,18 @@ bool Session::ask(Node& node, Question& question, uint64_t now)
   float features[kFeatures];
   extract(node.geometry, node.parent_split, node.features, node.budget, question, features);
   counters_.asked[int(question.candidate)]++;
-  const bool refuse = policy_ && policy_->skip(question.candidate, node.geometry.intra_slice, node.geometry.chroma, features);
+  double     log_time = 0;
+  const bool refuse =
+    policy_ && policy_->skip(question.candidate, node.geometry.intra_slice, node.geometry.chroma, features, log_time);
   bool       skip   = refuse;
   double     explore = refuse ? settings_.explore_keep : settings_.explore_skip;
   if (!refuse && question.candidate == Candidate::Continue) explore *= kContinueExploration;
   if (explore > 0 && random() < explore) skip = !skip;
+  const Group group = group_of(question.candidate, node.geometry.intra_slice);
+  if (skip)
+    effort_.skipped[size_t(group)] += std::exp(log_time);
+  else if (group == Group::Mode)
+    effort_.kept += std::exp(log_time);
   if (skip)
   {
     counters_.skipped[int(question.candidate)]++;
@@ -302,6 +333,7 @@ void Session::finish()
 {
   counters_.total_cycles  = cycles() - start_cycles_;
   counters_.total_seconds = seconds() - start_seconds_;
+  if (steering_) end_picture();
   trace_.close();
 }
 

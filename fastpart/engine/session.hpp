@@ -12,13 +12,15 @@
 
 #include "features.hpp"
 #include "policy.hpp"
+#include "steering.hpp"
 #include "trace.hpp"
 
 namespace fastpart {
 
 struct Settings {
   bool        enabled = false;       // let the policy skip
-  double      kappa   = 1;           // > 0; larger is faster
+  double      kappa   = 1;           // > 0; larger is faster; not used with a target
+  double      target  = 0;           // wanted share of the time without skips, in (0, 1); 0: kappa alone decides
   std::string model_path;            // empty: the model compiled in
   std::string trace_path;            // empty: no trace
   double      explore_skip = 0;      // probability of skipping what the policy would keep
@@ -59,6 +61,8 @@ class Session {
 
   Counters counters() const;
   uint32_t model_checksum() const;
+  // By layer, of all pictures begun; share: of the time without skips, by the virtual clock. Null without steering.
+  const Steering* steering() const { return steering_.get(); }
 
  private:
   struct Event {
@@ -93,10 +97,13 @@ class Session {
 
   bool   ask(Node& node, Question& question, uint64_t now);
   Budget budget_below() const;
+  void   end_picture();
   double random();
 
   Settings                settings_;
   std::unique_ptr<Policy> policy_;
+  std::unique_ptr<Steering> steering_;
+  Effort                  effort_;                          // in the picture under way
   TraceWriter             trace_;
   PictureStats            picture_;
   SizeHistory             history_;

@@ -121,6 +121,7 @@ void configure(const Options &options)
   fastpart::Settings settings;
   settings.enabled      = options.enabled;
   settings.kappa        = options.kappa;
+  settings.target       = options.targetRatio;
   settings.model_path   = options.model;
   settings.trace_path   = options.trace;
   settings.explore_skip = options.exploreSkip;
@@ -258,6 +259,7 @@ void finish()
   static const char *const names[fastpart::kCandidates] = { "split_qt", "split_bt_h", "split_bt_v", "split_tt_h", "split_tt_v",
                                                             "continue", "intra", "amvr_full", "amvr_four", "amvr_half",
                                                             "inter_me", "other" };
+  static const char *const layer_names[fastpart::kSteeringLayers] = { "tid0", "tid1", "tid2", "tid3", "tid4", "tid5", "intra" };
   const fastpart::Counters counters = session->counters();
   uint64_t                 decisions = 0, skips = 0;
   for (int i = 0; i < fastpart::kCandidates; i++)
@@ -269,6 +271,24 @@ void finish()
       std::printf("fastpart: candidate=%s asked=%llu skipped=%llu\n", names[i], (unsigned long long) counters.asked[i],
                   (unsigned long long) counters.skipped[i]);
     }
+  }
+  if (const fastpart::Steering *steering = session->steering())
+  {
+    for (int layer = 0; layer < fastpart::kSteeringLayers; layer++)
+    {
+      const fastpart::Effort &effort = steering->efforts()[std::size_t(layer)];
+      if (effort.pictures > 0)
+      {
+        std::printf("fastpart: layer=%s pictures=%.0f nodes=%.0f area=%.0f kept=%.3f", layer_names[layer], effort.pictures,
+                    effort.nodes, effort.area, effort.kept);
+        for (int group = 0; group < fastpart::kGroups; group++)
+        {
+          std::printf(" skipped_%s=%.3f", fastpart::kGroupNames[group], effort.skipped[std::size_t(group)]);
+        }
+        std::printf("\n");
+      }
+    }
+    std::printf("fastpart: estimated_ratio=%.4f\n", steering->share());
   }
   const double share = double(counters.engine_cycles) / double(counters.total_cycles);
   std::printf("fastpart: model=%08x decisions=%llu skips=%llu seconds=%.3f share=%.5f cycles_per_decision=%.0f\n",

@@ -17,6 +17,7 @@ struct Options
 {
   bool        enabled{ false };
   double      kappa{ 1.0 };
+  double      targetRatio{ 0.0 };
   std::string model;
   std::string trace;
   double      exploreSkip{ 0.0 };

@@ -1,0 +1,161 @@
+"""Steering: the clock's fit, and whether an encode whose clip deviates still lands at its target."""
+
+import math
+
+import numpy as np
+import pytest
+
+from fastpart import _engine
+from fastpart.errors import FastpartError
+from fastpart.modelfile import STEERING
+from fastpart.training.steer import (
+    AREA_TIME,
+    LAYERS,
+    NODE_TIME,
+    Observation,
+    errors,
+    estimate,
+    fit_steering,
+)
+
+#: TId of the pictures of a GOP of 32 in coding order.
+GOP = [0, 1, 2, 3, 4, 5, 5, 4, 5, 5, 3, 4, 5, 5, 4, 5, 5, 2, 3, 4, 5, 5, 4, 5, 5, 3, 4, 5, 5, 4, 5, 5]
+TABLES = {
+    "node_time": [0.3, 0.5], "area_time": [0.001, 0.004], "kept_scale": [1.5], "skip_scale": [1.0] * 4,
+    "skip_logit": [0.2, 0, 0.1, 0, -0.2, -0.01, -0.1, -0.02, 0, 0, 0.1, 0, -1.7, -0.02],
+    "log_time": [9.7, 0, 9.5, 0, 9.3, 0, 8.9, 0, 8.3, 0, 7.7, 0, 10.5, 0],
+    "logit_slope": [1.4], "calibration": [-0.1, 0.02, 0.9],
+}
+
+
+def flat(tables):
+    return [value for name in STEERING for value in tables[name]]
+
+
+def logistic(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def plant(layer, log_kappa, deviation, time, intra_share=1.0):
+    """What the engine counts in a picture: all time in nodes and skipped splits."""
+    share = logistic(TABLES["skip_logit"][2 * layer] + 1.4 * log_kappa + deviation)
+    stock = time * math.exp(TABLES["log_time"][2 * layer])
+    node_time = TABLES["node_time"][layer == 6]
+    return {"nodes": stock * (1 - share) / node_time, "area": 0.0, "kept": 0.0,
+            "skipped": [stock * share, 0.0, 0.0, 0.0]}
+
+
+def encode(target, deviation, gops, qp=32):
+    """Share of the plant's time that a steered encode takes, and the knob of each picture."""
+    steering = _engine.Steering(flat(TABLES), target)
+    spent = stock = 0.0
+    knobs = []
+    for picture, tid in enumerate([0, *GOP * gops]):
+        layer = 6 if picture == 0 else tid
+        knob = steering.begin_picture(qp, tid, layer == 6)
+        knobs.append(knob)
+        effort = plant(layer, knob, deviation(picture, layer), 1.0)
+        steering.end_picture(**effort)
+        saved = effort["skipped"][0]
+        spent += effort["nodes"] * TABLES["node_time"][layer == 6]
+        stock += effort["nodes"] * TABLES["node_time"][layer == 6] + saved
+    constant, slope, factor = TABLES["calibration"]
+    clock = math.log((stock - spent) / spent)
+    ratio = 1 - logistic(constant + slope * (qp - 32) + factor * clock)
+    assert steering.share() == pytest.approx(ratio, abs=1e-5)
+    return ratio, knobs
+
+
+@pytest.mark.parametrize("target", [0.45, 0.55, 0.65, 0.75])
+@pytest.mark.parametrize("offset", [-0.8, 0.0, 0.8])
+def test_a_clip_that_deviates_lands_at_its_target(target, offset):
+    ratio, _ = encode(target, lambda *_: offset, 1)
+    assert ratio == pytest.approx(target, abs=0.01)
+    ratio, _ = encode(target, lambda *_: offset, 8)
+    assert ratio == pytest.approx(target, abs=0.003)
+
+
+def test_layers_that_deviate_apart_land_at_the_target():
+    ratio, _ = encode(0.6, lambda _, layer: 0.5 * (layer % 3 - 1), 1)
+    assert ratio == pytest.approx(0.6, abs=0.015)
+
+
+def test_a_change_of_content_is_made_up():
+    ratio, _ = encode(0.6, lambda picture, _: -1.0 if picture > 64 else 0.5, 8)
+    assert ratio == pytest.approx(0.6, abs=0.01)
+
+
+def test_the_knob_stays_calm():
+    _, knobs = encode(0.65, lambda picture, layer: 0.3 * math.sin(7 * picture + layer), 4)
+    assert np.std(knobs[33:]) < 0.5
+
+
+def test_without_a_target_kappa_alone_decides():
+    steering = _engine.Steering(flat(TABLES), 0.0)
+    assert steering.begin_picture(30, 0, True, 0.75) == 0.75
+    steering.end_picture(**plant(6, 0.75, 0, 1.0))
+    assert steering.begin_picture(33, 0, False, 0.75) == 0.75
+    assert 0 < steering.share() < 1
+
+
+@pytest.mark.parametrize("tids", [[0] * 9, [0, 1, 2, 2] * 3], ids=["intra or low delay", "small GOP"])
+def test_other_structures_are_steered_too(tids):
+    steering = _engine.Steering(flat(TABLES), 0.6)
+    spent = stock = 0.0
+    for picture, tid in enumerate(tids * 8):
+        layer = 6 if picture == 0 else tid
+        effort = plant(layer, steering.begin_picture(32, tid, layer == 6), 0.4, 1.0)
+        steering.end_picture(**effort)
+        spent += effort["nodes"] * TABLES["node_time"][layer == 6]
+        stock += effort["nodes"] * TABLES["node_time"][layer == 6] + effort["skipped"][0]
+    assert steering.share() == pytest.approx(0.6, abs=0.02)
+
+
+def observations():
+    """Encodes of a world that follows TABLES, with noise in the times of encodes."""
+    random = np.random.default_rng(1)
+    found = []
+    for cell in range(10):
+        qp, common = (19, 24, 29, 34)[cell % 4], random.normal(0, 0.3)
+        times = np.exp(random.normal(0, 0.3, len(LAYERS)))
+        for kappa in (1.0, 0.5):
+            efforts, spent, saved = [], 0.0, 0.0
+            for layer in range(len(LAYERS)):
+                effort = plant(layer, math.log(kappa), common, times[layer])
+                intra = layer == 6
+                # The same time, told by nodes, area and modes in the proportions of the real search.
+                time = effort["nodes"] * TABLES["node_time"][intra]
+                modes = random.uniform(0.2, 0.6)
+                nodes = (1 - modes) * time / (NODE_TIME[intra] + 100 * AREA_TIME[intra]) / (2 if intra else 1)
+                efforts.append([1, nodes, 100 * nodes, modes * time / 1.5, *effort["skipped"]])
+                spent += time
+                saved += effort["skipped"][0]
+            constant, slope, factor = TABLES["calibration"]
+            clock = math.log(saved / spent)
+            ratio = 1 - logistic(constant + slope * (qp - 32) + factor * clock)
+            stock = (spent + saved) * 3e-4
+            found.append(Observation(f"c{cell}", kappa, qp, stock, ratio * (1 + random.normal(0, 0.01)), efforts))
+    return found
+
+
+def test_the_fit_finds_the_clock():
+    world = observations()
+    tables = fit_steering(world)
+    assert {name: len(values) for name, values in tables.items()} == STEERING
+    assert max(abs(estimate(one, tables) - one.ratio) for one in world) < 0.03
+    assert np.sqrt(np.mean(np.square(errors(world)))) < 0.02
+    assert tables["logit_slope"][0] == pytest.approx(1.4, abs=0.1)
+
+    # The engine comes to the same estimate from the same efforts.
+    steering = _engine.Steering(flat(tables), 0.0)
+    one = world[0]
+    for layer in (6, 0, 1, 2, 3, 4, 5):
+        steering.begin_picture(one.intra_qp, layer % 6, layer == 6)
+        _, nodes, area, kept, *skipped = one.efforts[layer]
+        steering.end_picture(nodes, area, kept, skipped)
+    assert steering.share() == pytest.approx(estimate(one, tables), abs=1e-5)
+
+
+def test_too_few_observations_are_refused():
+    with pytest.raises(FastpartError, match="wanted at least 4"):
+        fit_steering(observations()[:6])

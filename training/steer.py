@@ -1,0 +1,248 @@
+"""Steering tables of a model: how the engine's virtual clock relates to the time that encodes take.
+
+Each cell is encoded without skips and at some fixed kappas, one after the other on one core. From the
+efforts that the engine counts (fastpart/engine/steering.hpp) and the user times follow the constants of
+the clock, and from the clock the share of time that each layer saves on average.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from fastpart.encode import DEFAULT_CFG
+from fastpart.errors import FastpartError
+from fastpart.media import make_cut
+from fastpart.modelfile import GROUPS, describe, write_tables
+from fastpart.record import write_json_atomic
+from fastpart.training.collect import INTRA_PERIOD
+from fastpart.training.pool import each_on_a_core
+from fastpart.training.recipe import Cell, Recipe
+from fastpart.vtm import VtmHome, encode_command, run_encoder
+
+#: Layers in the order of the tables.
+LAYERS = ("tid0", "tid1", "tid2", "tid3", "tid4", "tid5", "intra")
+REFERENCE_QP = 32
+#: Time of the tests of a node that are never asked about, in the time ensembles' unit of a million cycles:
+#: constant, and for each luma sample; inter and intra. Measured with time stamps; the fit scales them.
+NODE_TIME = (0.30, 0.25)
+AREA_TIME = (0.0010, 0.0041)
+
+_EFFORT = ("pictures", "nodes", "area", "kept", *(f"skipped_{group}" for group in GROUPS))
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A cell at one kappa. ratio: user time against the same encode without skips.
+
+    stock_s: that encode's user seconds. intra_qp: slice QP of the first picture. efforts: for each of
+    `LAYERS` the counts `_EFFORT` of the run, zeros for a layer without pictures.
+    """
+
+    cell: str
+    kappa: float
+    intra_qp: int
+    stock_s: float
+    ratio: float
+    efforts: list[list[float]]
+
+
+def observe(
+    recipe: Recipe, clips_root: Path, out: Path, home: VtmHome, model: Path, cores: Sequence[int]
+) -> list[Observation]:
+    """Run the recipe's steering cells that have no record yet; returns all observations.
+
+    A record is OUT/steering/CELL.json; it appears when all encodes of the cell are done. Raises
+    FastpartError when an encode fails; finished records stay.
+    """
+    folder = out / "steering"
+    folder.mkdir(parents=True, exist_ok=True)
+    checksum = describe(model)["checksum"]
+    lock = threading.Lock()
+    found: dict[str, list[Observation]] = {}
+
+    def run(cell: Cell, core: int) -> None:
+        path = folder / f"{cell.name}.json"
+        record = json.loads(path.read_text()) if path.exists() else None
+        identity = {"model": checksum, "kappas": recipe.steering_kappas, "cut": cell.cut}
+        if not record or record["identity"] != identity:
+            observations = _observe_cell(cell, recipe, clips_root, out, home, model, core)
+            record = {"identity": identity, "observations": [asdict(one) for one in observations]}
+            write_json_atomic(path, record)
+        with lock:
+            found[cell.name] = [Observation(**one) for one in record["observations"]]
+            ratios = ", ".join(f"{one.kappa:g}: {one.ratio:.3f}" for one in found[cell.name])
+            print(f"steering: {len(found)}/{len(recipe.steering_cells)} {cell.name} T at kappa {ratios}",
+                  file=sys.stderr, flush=True)
+
+    each_on_a_core(recipe.steering_cells, cores or sorted(os.sched_getaffinity(0)), run)
+    return [one for cell in recipe.steering_cells for one in found[cell.name]]
+
+
+def _observe_cell(cell, recipe, clips_root, out, home, model, core) -> list[Observation]:
+    clip = make_cut(cell.cut, clips_root, out / "cuts" / f"{cell.cut['name']}.yuv")
+    results = []
+    for kappa in (None, *recipe.steering_kappas):
+        options = {} if kappa is None else {
+            "FastPart": 1, "FastPartModel": model, "FastPartTargetRatio": 0, "FastPartKappa": kappa,
+        }
+        argv = encode_command(
+            home.encoder("patched"), [home.cfg(DEFAULT_CFG)], clip, cell.qp, os.devnull, None, options,
+            intra_period=INTRA_PERIOD,
+        )
+        results.append(run_encoder(argv, out / "steering" / f"{cell.name}_{kappa or 0:g}.log", core=core))
+    stock, *others = results
+    return [
+        Observation(
+            cell.name, kappa, stock.pictures[0].qp, stock.usage.user_s,
+            one.usage.user_s / stock.usage.user_s,
+            [[one.counters.get(f"{layer}.{name}", 0.0) for name in _EFFORT] for layer in LAYERS],
+        )
+        for kappa, one in zip(recipe.steering_kappas, others, strict=True)
+    ]
+
+
+def fit_steering(observations: Sequence[Observation]) -> dict[str, list[float]]:
+    """The tables `fastpart.modelfile.STEERING` from observations of several cells, kappas and QPs.
+
+    Raises FastpartError when there are too few to determine them.
+    """
+    cells = {one.cell for one in observations}
+    qps = {one.intra_qp for one in observations}
+    kappas = {one.kappa for one in observations}
+    if len(cells) < 4 or len(qps) < 2 or len(kappas) < 2:
+        raise FastpartError(
+            f"steering: observations of {len(cells)} cells, {len(qps)} QPs and {len(kappas)} kappas, "
+            "wanted at least 4, 2 and 2; add cells to the recipe"
+        )
+    efforts = np.array([one.efforts for one in observations])
+    ratio = np.array([one.ratio for one in observations])
+    stock = np.array([one.stock_s for one in observations])
+    qp = np.array([one.intra_qp - REFERENCE_QP for one in observations], float)
+
+    # Seconds spent and saved, relative to the stock time, as sums of four parts with positive factors.
+    parts = np.stack([_parts(effort) for effort in efforts]) / stock[:, None]
+    spent, saved = parts * [1, 1, 1, 0], parts * [0, 0, 0, 1]
+    rows, wanted = np.concatenate([spent, saved]), np.concatenate([ratio, 1 - ratio])
+    scale = np.abs(rows).max(0)
+    factors = nnls(rows / scale, wanted)[0] / scale
+    if not (factors > 0).all():
+        raise FastpartError(
+            f"steering: factors {factors.tolist()} of the clock, wanted positive ones; add cells to the recipe"
+        )
+    inter, intra, kept, skipped = (factors / factors[3]).tolist()
+    tables = {
+        "node_time": [inter * NODE_TIME[0], intra * NODE_TIME[1]],
+        "area_time": [inter * AREA_TIME[0], intra * AREA_TIME[1]],
+        "kept_scale": [kept],
+        "skip_scale": [1.0] * len(GROUPS),
+    }
+    clock = _logit(np.array([saved_share(effort, tables) for effort in efforts]))
+    design = np.stack([np.ones_like(qp), qp, clock], 1)
+    tables["calibration"] = np.linalg.lstsq(design, _logit(1 - ratio), rcond=None)[0].tolist()
+
+    # By layer: share saved and time of a picture, both lines over QP; one slope over ln kappa for all.
+    times = np.array([[_times(effort[[i]], tables, i == 6) for i in range(len(LAYERS))] for effort in efforts])
+    used = times.sum(2) > 0
+    shares = _logit(np.clip(times[..., 1] / np.where(used, times.sum(2), 1), 0.01, 0.99))
+    log_kappa = np.log([one.kappa for one in observations])
+    columns, target = [], []
+    for index, layer in zip(*np.nonzero(used), strict=True):
+        column = np.zeros(2 * len(LAYERS) + 1)
+        column[2 * layer : 2 * layer + 2] = 1, qp[index]
+        column[-1] = log_kappa[index]
+        columns.append(column)
+        target.append(shares[index, layer])
+    *lines, slope = np.linalg.lstsq(np.array(columns), np.array(target), rcond=None)[0].tolist()
+    tables["skip_logit"], tables["logit_slope"] = lines, [slope]
+    tables["log_time"] = []
+    for layer in range(len(LAYERS)):
+        mine = used[:, layer]
+        picture = np.log(times[mine, layer].sum(1) / efforts[mine, layer, 0])
+        line = np.polyfit(qp[mine], picture, 1) if mine.sum() > 1 else (0.0, 0.0)
+        tables["log_time"] += [float(line[1]), float(line[0])]
+    return tables
+
+
+def estimate(one: Observation, tables: dict[str, list[float]]) -> float:
+    """The ratio of an observation as the engine estimates it (Steering::share)."""
+    constant, slope, factor = tables["calibration"]
+    clock = _logit(saved_share(np.array(one.efforts), tables))
+    return 1 / (1 + math.exp(constant + slope * (one.intra_qp - REFERENCE_QP) + factor * clock))
+
+
+def errors(observations: Sequence[Observation]) -> list[float]:
+    """Estimated less true ratio of each observation, by tables fitted without its cell."""
+    found = []
+    for one in observations:
+        tables = fit_steering([other for other in observations if other.cell != one.cell])
+        found.append(estimate(one, tables) - one.ratio)
+    return found
+
+
+def saved_share(efforts: np.ndarray, tables: dict[str, list[float]]) -> float:
+    """Saved share of the virtual clock; efforts: (layers, counts)."""
+    inter = _times(efforts[:-1], tables, False)
+    intra = _times(efforts[-1:], tables, True)
+    saved = inter[1] + intra[1]
+    return saved / (inter[0] + intra[0] + saved)
+
+
+def _times(efforts: np.ndarray, tables: dict[str, list[float]], intra: bool) -> tuple[float, float]:
+    """Spent and saved time of some layers, as Steering::times."""
+    _, nodes, area, kept, *skipped = efforts.sum(0)
+    spent = (
+        tables["node_time"][intra] * nodes + tables["area_time"][intra] * area + tables["kept_scale"][0] * kept
+    )
+    return spent, float(np.dot(tables["skip_scale"], skipped))
+
+
+def _parts(efforts: np.ndarray) -> np.ndarray:
+    """Spent in inter nodes, in intra nodes, in modes; saved: before scaling."""
+    inter, intra = efforts[:-1].sum(0), efforts[-1]
+    return np.array([
+        NODE_TIME[0] * inter[1] + AREA_TIME[0] * inter[2],
+        NODE_TIME[1] * intra[1] + AREA_TIME[1] * intra[2],
+        inter[3] + intra[3],
+        inter[4:].sum() + intra[4:].sum(),
+    ])
+
+
+def _logit(share: Any) -> Any:
+    return np.log(share / (1 - share))
+
+
+def steer(
+    recipe: Recipe, clips_root: Path, out: Path, home: VtmHome, model: Path, new_model: Path,
+    cores: Sequence[int],
+) -> dict[str, Any]:
+    """Write `model` with steering tables to `new_model` and what they come from beside it.
+
+    Returns the report, which is also NEW_MODEL.steering.json: observations, tables, and the estimate's
+    error for each observation when its cell takes no part in the fit.
+    """
+    observations = observe(recipe, clips_root, out, home, model, cores)
+    tables = fit_steering(observations)
+    left_out = errors(observations)
+    report = {
+        "tables": tables,
+        "left_out_error_rms": float(np.sqrt(np.mean(np.square(left_out)))),
+        "observations": [
+            asdict(one) | {"left_out_error": round(error, 4)}
+            for one, error in zip(observations, left_out, strict=True)
+        ],
+    }
+    description = describe(model)
+    write_tables(model, new_model, {**description["tables"], "steering": tables})
+    write_json_atomic(new_model.with_suffix(".steering.json"), report)
+    return report
