@@ -30,7 +30,7 @@ MAX_KNOTS = 64
 LAYERS = 8
 #: Steering tables (`SteeringTables` of engine/model.hpp): name and number of values, in file order.
 STEERING = {
-    "node_time": 2, "area_time": 2, "kept_scale": 1, "skip_scale": 4, "skip_logit": 14,
+    "picture_time": 1, "node_time": 2, "area_time": 2, "kept_scale": 1, "skip_logit": 14,
     "log_time": 14, "logit_slope": 1, "calibration": 3,
 }
 

@@ -10,8 +10,10 @@ from fastpart.errors import FastpartError
 from fastpart.modelfile import STEERING
 from fastpart.training.steer import (
     AREA_TIME,
+    KEPT_SCALE,
     LAYERS,
     NODE_TIME,
+    PICTURE_TIME,
     Observation,
     errors,
     estimate,
@@ -21,9 +23,9 @@ from fastpart.training.steer import (
 #: TId of the pictures of a GOP of 32 in coding order.
 GOP = [0, 1, 2, 3, 4, 5, 5, 4, 5, 5, 3, 4, 5, 5, 4, 5, 5, 2, 3, 4, 5, 5, 4, 5, 5, 3, 4, 5, 5, 4, 5, 5]
 TABLES = {
-    "node_time": [0.3, 0.5], "area_time": [0.001, 0.004], "kept_scale": [1.5], "skip_scale": [1.0] * 4,
+    "picture_time": [PICTURE_TIME], "node_time": [0.3, 0.25], "area_time": [0.001, 0.0041], "kept_scale": [1.3],
     "skip_logit": [0.2, 0, 0.1, 0, -0.2, -0.01, -0.1, -0.02, 0, 0, 0.1, 0, -1.7, -0.02],
-    "log_time": [9.7, 0, 9.5, 0, 9.3, 0, 8.9, 0, 8.3, 0, 7.7, 0, 10.5, 0],
+    "log_time": [10.7, 0, 10.5, 0, 10.3, 0, 9.9, 0, 9.5, 0, 9.3, 0, 11.5, 0],
     "logit_slope": [1.4], "calibration": [-0.1, 0.02, 0.9],
 }
 
@@ -36,13 +38,13 @@ def logistic(x):
     return 1 / (1 + math.exp(-x))
 
 
-def plant(layer, log_kappa, deviation, time, intra_share=1.0):
-    """What the engine counts in a picture: all time in nodes and skipped splits."""
+def plant(layer, log_kappa, deviation, time):
+    """What the engine counts in a picture, all time in nodes and skipped splits; spent and saved time."""
     share = logistic(TABLES["skip_logit"][2 * layer] + 1.4 * log_kappa + deviation)
     stock = time * math.exp(TABLES["log_time"][2 * layer])
-    node_time = TABLES["node_time"][layer == 6]
-    return {"nodes": stock * (1 - share) / node_time, "area": 0.0, "kept": 0.0,
-            "skipped": [stock * share, 0.0, 0.0, 0.0]}
+    spent, saved = max(stock * (1 - share), TABLES["picture_time"][0]), stock * share
+    nodes = (spent - TABLES["picture_time"][0]) / TABLES["node_time"][layer == 6]
+    return {"nodes": nodes, "area": 0.0, "kept": 0.0, "skipped": [saved, 0.0, 0.0, 0.0]}, spent, saved
 
 
 def encode(target, deviation, gops, qp=32):
@@ -54,11 +56,10 @@ def encode(target, deviation, gops, qp=32):
         layer = 6 if picture == 0 else tid
         knob = steering.begin_picture(qp, tid, layer == 6)
         knobs.append(knob)
-        effort = plant(layer, knob, deviation(picture, layer), 1.0)
+        effort, time, saved = plant(layer, knob, deviation(picture, layer), 1.0)
         steering.end_picture(**effort)
-        saved = effort["skipped"][0]
-        spent += effort["nodes"] * TABLES["node_time"][layer == 6]
-        stock += effort["nodes"] * TABLES["node_time"][layer == 6] + saved
+        spent += time
+        stock += time + saved
     constant, slope, factor = TABLES["calibration"]
     clock = math.log((stock - spent) / spent)
     ratio = 1 - logistic(constant + slope * (qp - 32) + factor * clock)
@@ -93,7 +94,7 @@ def test_the_knob_stays_calm():
 def test_without_a_target_kappa_alone_decides():
     steering = _engine.Steering(flat(TABLES), 0.0)
     assert steering.begin_picture(30, 0, True, 0.75) == 0.75
-    steering.end_picture(**plant(6, 0.75, 0, 1.0))
+    steering.end_picture(**plant(6, 0.75, 0, 1.0)[0])
     assert steering.begin_picture(33, 0, False, 0.75) == 0.75
     assert 0 < steering.share() < 1
 
@@ -101,13 +102,10 @@ def test_without_a_target_kappa_alone_decides():
 @pytest.mark.parametrize("tids", [[0] * 9, [0, 1, 2, 2] * 3], ids=["intra or low delay", "small GOP"])
 def test_other_structures_are_steered_too(tids):
     steering = _engine.Steering(flat(TABLES), 0.6)
-    spent = stock = 0.0
     for picture, tid in enumerate(tids * 8):
         layer = 6 if picture == 0 else tid
-        effort = plant(layer, steering.begin_picture(32, tid, layer == 6), 0.4, 1.0)
+        effort, *_ = plant(layer, steering.begin_picture(32, tid, layer == 6), 0.4, 1.0)
         steering.end_picture(**effort)
-        spent += effort["nodes"] * TABLES["node_time"][layer == 6]
-        stock += effort["nodes"] * TABLES["node_time"][layer == 6] + effort["skipped"][0]
     assert steering.share() == pytest.approx(0.6, abs=0.02)
 
 
@@ -121,15 +119,14 @@ def observations():
         for kappa in (1.0, 0.5):
             efforts, spent, saved = [], 0.0, 0.0
             for layer in range(len(LAYERS)):
-                effort = plant(layer, math.log(kappa), common, times[layer])
+                effort, time, skipped = plant(layer, math.log(kappa), common, times[layer])
                 intra = layer == 6
-                # The same time, told by nodes, area and modes in the proportions of the real search.
-                time = effort["nodes"] * TABLES["node_time"][intra]
-                modes = random.uniform(0.2, 0.6)
-                nodes = (1 - modes) * time / (NODE_TIME[intra] + 100 * AREA_TIME[intra]) / (2 if intra else 1)
-                efforts.append([1, nodes, 100 * nodes, modes * time / 1.5, *effort["skipped"]])
+                # The search's time, told by nodes, area and modes in varied proportions.
+                search, modes = time - TABLES["picture_time"][0], random.uniform(0.2, 0.6)
+                nodes = (1 - modes) * search / (NODE_TIME[intra] + 100 * AREA_TIME[intra])
+                efforts.append([1, nodes, 100 * nodes, modes * search / KEPT_SCALE, *effort["skipped"]])
                 spent += time
-                saved += effort["skipped"][0]
+                saved += skipped
             constant, slope, factor = TABLES["calibration"]
             clock = math.log(saved / spent)
             ratio = 1 - logistic(constant + slope * (qp - 32) + factor * clock)

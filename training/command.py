@@ -57,12 +57,7 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run_steer(args: argparse.Namespace) -> int:
-    try:
-        from fastpart.training.steer import steer
-    except ImportError as error:
-        raise FastpartError(
-            f"found no module {error.name}, wanted scipy; pip install 'fastpart[train]'"
-        ) from error
+    from fastpart.training.steer import steer
 
     cores = sorted(os.sched_getaffinity(0))[: args.jobs]
     report = steer(

@@ -121,11 +121,11 @@ PolicyTables read_tables(Reader& reader)
     if (!(tables.qp_knots[i - 1] < tables.qp_knots[i]))
       fail("QP knot " + std::to_string(tables.qp_knots[i]) + " after " + std::to_string(tables.qp_knots[i - 1]) +
            ", wanted ascending knots");
-  static_assert(sizeof(SteeringTables) == 41 * sizeof(float), "SteeringTables are floats alone");
+  static_assert(sizeof(SteeringTables) == 38 * sizeof(float), "SteeringTables are floats alone");
   tables.has_steering = reader.count(0, 1, sizeof(SteeringTables), "number of steering tables") != 0;
   if (tables.has_steering)
   {
-    float values[41];
+    float values[38];
     for (float& value : values) value = reader.finite_f32("steering table");
     std::memcpy(&tables.steering, values, sizeof values);
     if (!(tables.steering.logit_slope > 0 && tables.steering.calibration[2] > 0))

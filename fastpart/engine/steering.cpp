@@ -35,10 +35,9 @@ Steering::Steering(const SteeringTables& tables, double target) : tables_(tables
 Steering::Times Steering::times(const Effort& effort, bool intra) const
 {
   double saved = 0;
-  for (int group = 0; group < kGroups; group++)
-    saved += tables_.skip_scale[group] * effort.skipped[size_t(group)];
-  return {tables_.node_time[intra] * effort.nodes + tables_.area_time[intra] * effort.area +
-            tables_.kept_scale * effort.kept,
+  for (const double time : effort.skipped) saved += time;
+  return {tables_.picture_time * effort.pictures + tables_.node_time[intra] * effort.nodes + 
+            tables_.area_time[intra] * effort.area + tables_.kept_scale * effort.kept,
           saved};
 }
 
