@@ -36,6 +36,7 @@ class Steering {
   double share() const;
 
  private:
+  using Mix = std::array<double, kSteeringLayers>;
   struct Times { double spent, saved; };
   struct LayerState {
     double logit_error = 0;                    // of the prior skip_logit for this clip
@@ -48,7 +49,9 @@ class Steering {
   double clock_share() const;
   double prior_logit(int layer) const;
   double prior_time(int layer) const;
-  double solve(const std::array<double, kSteeringLayers>& mix, double wanted) const;
+  double common_error() const;
+  // ln of kappa at which pictures that take `mix` of time without skips by layer save `wanted` of it.
+  double solve(const Mix& mix, double wanted, bool by_prior) const;
 
   const SteeringTables& tables_;
   double                target_;
