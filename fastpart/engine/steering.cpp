@@ -17,7 +17,7 @@ constexpr double kSlowest = -3, kFastest = 3;     // ln of kappa
 constexpr double kDown = -0.75, kUp = 1;          // how far a clip may move it from where the prior has it
 // A clip whose ln odds deviate by more from the prior than those of training clips do (0.2 to 0.6 rms) is not
 // believed: without this, one clip whose intra picture the estimates got wrong by e^1.2 ran at 0.83 for 0.63.
-constexpr double kCredible = 0.8;
+constexpr double kCredible = 0.7;
 
 double logit(double share) { return std::log(share / (1 - share)); }
 double share_of(double logit) { return 1 / (1 + std::exp(-logit)); }
