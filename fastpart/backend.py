@@ -199,7 +199,8 @@ class Command:
                 f"command {template!r}: no program {self._words[0]}; give its path, "
                 "and make it executable"
             )
-        self.program = Path(program).resolve()
+        # Not resolved: an interpreter of a virtual environment is a link.
+        self.program = Path(os.path.abspath(program))
         # The command runs in a folder of its own: relative paths are those of here and now.
         self._words = [str(self.program)] + [
             os.path.abspath(word) if "{" not in word and os.path.isfile(word) else word
