@@ -128,23 +128,26 @@ class EncodeResult:
     vtm_user_s: the `[user]` time VTM prints, its process's CPU time.
     counters: numbers from the engine's `fastpart:` log lines by name; empty for stock.
     model_checksum: hexadecimal, of the model the engine ran with; None for stock.
+    Of another encoder than VTM only argv, log_path, core and usage are known.
     """
 
     argv: tuple[str, ...]
     log_path: Path
     core: int | None
     usage: Usage
-    pictures: tuple[Picture, ...]
-    kbps: float
-    psnr: tuple[float, float, float]
-    vtm_yuv_psnr: float
-    vtm_user_s: float | None
+    pictures: tuple[Picture, ...] = ()
+    kbps: float | None = None
+    psnr: tuple[float, float, float] | None = None
+    vtm_yuv_psnr: float | None = None
+    vtm_user_s: float | None = None
     counters: dict[str, float] = field(default_factory=dict)
     model_checksum: str | None = None
 
     @property
-    def psnr_611(self) -> float:
+    def psnr_611(self) -> float | None:
         """(6Y + U + V) / 8 of the averages, dB."""
+        if self.psnr is None:
+            return None
         y, u, v = self.psnr
         return (6 * y + u + v) / 8
 
