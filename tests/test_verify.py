@@ -101,8 +101,8 @@ def streams(tmp_path_factory):
     clip = write_clip(folder / "Ramp_64x64_30.yuv", frames=9)
     for qp in (*QPS, 24):
         subprocess.run(
-            [ffmpeg_exe(), "-nostdin", "-v", "error", "-y", "-f", "rawvideo", "-s", "64x64", "-r", "30",
-             "-i", clip.path, "-c:v", "libvvenc", "-preset", "faster", "-qp", str(qp),
+            [ffmpeg_exe(), "-nostdin", "-v", "error", "-y", "-f", "rawvideo", "-s", "64x64",
+             "-r", "30", "-i", clip.path, "-c:v", "libvvenc", "-preset", "faster", "-qp", str(qp),
              "-pix_fmt", "yuv420p10le", "-f", "vvc", folder / f"{qp}.266"],
             check=True,
         )
@@ -448,6 +448,20 @@ def test_a_second_start_runs_nothing_again(bench):
     count = len(bench.calls())
     _, second = bench.run(entry=bench.encoder(0.1))
     assert len(bench.calls()) == count and second["points"] == first["points"]
+    # What was not asked for before is measured from the streams that are there.
+    _, third = bench.run("--vmaf", entry=bench.encoder(0.1))
+    assert len(bench.calls()) == count and first["points"][0]["entry"]["vmaf"] is None
+    assert third["points"][0]["entry"]["vmaf"] > 0
+
+
+def test_a_part_of_a_clip_is_all_that_the_encoder_sees(bench, capfd):
+    """The pretended encoder codes 9 pictures; asked for 3 of them, the stream has too many."""
+    program = "import os; print('size', os.path.getsize('{input}'))"
+    size = f"{sys.executable} -I -c \"{program}\" {{qp}} {{bitstream}}"
+    code, verdict = bench.run("--frames", 3, entry=size)
+    log = next(bench.out.glob("*_entry_r0.failed.log")).read_text()
+    assert code == 2 and log == f"size {3 * 64 * 64 * 3 // 2}\n"
+    assert "cannot be read as a bitstream" in verdict["points"][0]["reasons"][0]
 
 
 # Submissions
@@ -503,7 +517,8 @@ def test_a_codec_of_its_own(bench, ffmpeg):
     """Rate is the size of the file, PSNR that of the submitted pictures."""
     bench.edition.write_text(
         EDITION.replace('codec = "vvc"', 'codec = "any"').split("[time]")[0]
-        + "[rate]\nrule = \"ends\"\nlow = 80\nhigh = 120\ncount_sei = true\n[conformance]\ndecoders = []\n"
+        + "[rate]\nrule = \"ends\"\nlow = 80\nhigh = 120\ncount_sei = true\n"
+        "[conformance]\ndecoders = []\n"
     )
     folder = bench.submission()
     arguments = bench.arguments("--submission", folder, qps=QPS)
@@ -604,7 +619,8 @@ def test_a_container_image(bench, monkeypatch, capsys, works):
     folder.mkdir()
     for name in ("podman", "docker"):
         engine = folder / name
-        engine.write_text(f"#!{sys.executable} -I\n" + _ENGINE.format(works=works, program=str(bench.program)))
+        body = _ENGINE.format(works=works, program=str(bench.program))
+        engine.write_text(f"#!{sys.executable} -I\n{body}")
         engine.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     archive = bench.tmp_path / "entry.tar"
@@ -659,7 +675,8 @@ def test_stock_against_itself_and_damaged(bench, vtm_home):
         (folder / "Ramp_64x64_30_qp37.266").write_bytes(data)
         code = main(["verify", *common, "--out", str(out), "--anchor", str(good),
                      "--submission", str(folder)])
-        problems = json.loads((out / "verdict.json").read_text())["points"][0]["conformance"]["problems"]
+        (point,) = json.loads((out / "verdict.json").read_text())["points"]
+        problems = point["conformance"]["problems"]
         assert code == 2 and problems and "Ramp_64x64_30_qp37.266" in problems[0]
         assert any("picture" in problem for problem in problems)
     assert main(["verify", *common, "--out", str(bench.tmp_path / "out-good"), "--anchor", str(good),
