@@ -320,6 +320,9 @@ class Runner:
         return _Series(rep, runs[::-1] if rep % 2 else runs, bool(valid))
 
     def _run_series(self, point, series, core, progress, failures) -> None:
+        if all((point.cut["name"], point.qp, name) in self.failures
+               for name, _ in series.runs if name != self.anchor) and len(series.runs) > 1:
+            return
         pairing = {"id": uuid.uuid4().hex, "order": [name for name, _ in series.runs]}
         seconds: dict[str, float] = {}
         for position, (name, file_stem) in enumerate(series.runs):
