@@ -24,6 +24,7 @@ from fastpart.vtm import (
     encode_command,
     intra_period_for,
     run_encoder,
+    speed_options,
 )
 
 DEFAULT_CFG = "encoder_randomaccess_vtm.cfg"
@@ -173,11 +174,7 @@ def _vtm_options(args: argparse.Namespace) -> dict[str, object]:
         )
     if not args.stock:
         options["FastPart"] = 1
-        if args.kappa is not None:
-            options["FastPartTargetRatio"] = 0
-            options["FastPartKappa"] = args.kappa
-        if args.target_ratio is not None:
-            options["FastPartTargetRatio"] = args.target_ratio
+        options |= speed_options(args.kappa, args.target_ratio)
         if args.model:
             options["FastPartModel"] = args.model
     for text in args.option:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
 import os
 import re
-import signal
 import subprocess
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -18,6 +14,7 @@ from pathlib import Path
 
 from fastpart.errors import FastpartError
 from fastpart.media import Clip
+from fastpart.supervise import Limits, Usage, run_measured
 
 VERSION = "23.2"
 HOME_VARIABLE = "FASTPART_VTM_HOME"
@@ -37,29 +34,29 @@ _SUMMARY = re.compile(r"^\s+(\d+)\s+a\s+(\S+)\s+(\S+)\s+(\S+)\s+(\S+)\s+(\S+)")
 _TOTAL_TIME = re.compile(r"^\s*Total Time:\s+(\S+) sec\. \[user\]")
 _COUNTERS = "fastpart:"
 
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True)
-
 
 @dataclass(frozen=True)
 class VtmHome:
     """Folder of the user's own VTM: `23.2/stock`, `23.2/patched` (EncoderApp, DecoderApp,
-    parcat) and `23.2/cfg`, the cfg folder of the VTM tree."""
+    parcat) and `23.2/cfg`, the cfg folder of the VTM tree. version: another one than 23.2."""
 
     root: Path
     origin: str
+    version: str = VERSION
 
     @classmethod
-    def find(cls, path: str | os.PathLike | None = None) -> VtmHome:
+    def find(cls, path: str | os.PathLike | None = None, version: str = VERSION) -> VtmHome:
         """The folder given, else $FASTPART_VTM_HOME, else ~/.cache/fastpart/vtm.
 
         It need not exist: what is missing is reported by the file that is asked for.
         """
         if path is not None:
-            return cls(Path(path).expanduser(), "--vtm-home")
+            return cls(Path(path).expanduser(), "--vtm-home", version)
         if os.environ.get(HOME_VARIABLE):
-            return cls(Path(os.environ[HOME_VARIABLE]).expanduser(), f"${HOME_VARIABLE}")
-        return cls(Path(DEFAULT_HOME).expanduser(), f"the default, as ${HOME_VARIABLE} is not set")
+            return cls(Path(os.environ[HOME_VARIABLE]).expanduser(), f"${HOME_VARIABLE}", version)
+        return cls(
+            Path(DEFAULT_HOME).expanduser(), f"the default, as ${HOME_VARIABLE} is not set", version
+        )
 
     def encoder(self, variant: str) -> Path:
         """EncoderApp of a variant, `stock` or `patched`. Raises FastpartError when absent."""
@@ -78,25 +75,25 @@ class VtmHome:
 
         Raises FastpartError when neither exists.
         """
-        in_tree = self.root / VERSION / "cfg" / name
+        in_tree = self.root / self.version / "cfg" / name
         for candidate in (in_tree, Path(name)):
             if candidate.is_file():
                 return candidate
         raise FastpartError(
             f"{name}: no such configuration, neither {in_tree} nor a file of that path; copy the "
-            f"cfg folder of the VTM-{VERSION} tree to {self.root / VERSION / 'cfg'} "
+            f"cfg folder of the VTM-{self.version} tree to {self.root / self.version / 'cfg'} "
             f"(VTM home from {self.origin})"
         )
 
     def _binary(self, variant: str, name: str) -> Path:
-        path = self.root / VERSION / variant / name
+        path = self.root / self.version / variant / name
         if path.is_file() and os.access(path, os.X_OK):
             return path
         found = "it is not executable (chmod +x)" if path.is_file() else "there is no such file"
         first = "run fastpart patch apply on the tree, then " if variant == "patched" else ""
         raise FastpartError(
-            f"VTM-{VERSION} {variant}/{name}: wanted at {path}, {found} (VTM home from "
-            f"{self.origin}); {first}build VTM-{VERSION} as its README says and copy EncoderApp, "
+            f"VTM-{self.version} {variant}/{name}: wanted at {path}, {found} (VTM home from "
+            f"{self.origin}); {first}build VTM-{self.version} as its README says and copy EncoderApp, "
             f"DecoderApp and parcat to {path.parent}, or name another folder with "
             f"--vtm-home or ${HOME_VARIABLE}"
         )
@@ -123,17 +120,6 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Usage:
-    """What one child process took: times in seconds, memory in KiB."""
-
-    user_s: float
-    system_s: float
-    wall_s: float
-    max_rss_kib: int
-    involuntary_switches: int
-
-
-@dataclass(frozen=True)
 class EncodeResult:
     """One finished encode.
 
@@ -142,23 +128,26 @@ class EncodeResult:
     vtm_user_s: the `[user]` time VTM prints, its process's CPU time.
     counters: numbers from the engine's `fastpart:` log lines by name; empty for stock.
     model_checksum: hexadecimal, of the model the engine ran with; None for stock.
+    Of another encoder than VTM only argv, log_path, core and usage are known.
     """
 
     argv: tuple[str, ...]
     log_path: Path
     core: int | None
     usage: Usage
-    pictures: tuple[Picture, ...]
-    kbps: float
-    psnr: tuple[float, float, float]
-    vtm_yuv_psnr: float
-    vtm_user_s: float | None
+    pictures: tuple[Picture, ...] = ()
+    kbps: float | None = None
+    psnr: tuple[float, float, float] | None = None
+    vtm_yuv_psnr: float | None = None
+    vtm_user_s: float | None = None
     counters: dict[str, float] = field(default_factory=dict)
     model_checksum: str | None = None
 
     @property
-    def psnr_611(self) -> float:
+    def psnr_611(self) -> float | None:
         """(6Y + U + V) / 8 of the averages, dB."""
+        if self.psnr is None:
+            return None
         y, u, v = self.psnr
         return (6 * y + u + v) / 8
 
@@ -261,6 +250,16 @@ def parse_picture(line: str) -> Picture | None:
     )
 
 
+def speed_options(kappa: float | None, target_ratio: float | None) -> dict[str, float]:
+    """Options of the patched encoder that make it follow a fixed knob or a target share of the time
+    without skips. Raises FastpartError when both are given."""
+    if kappa is not None and target_ratio is not None:
+        raise FastpartError("kappa and target ratio are both given, wanted one of them")
+    if kappa is not None:
+        return {"FastPartTargetRatio": 0, "FastPartKappa": kappa}
+    return {} if target_ratio is None else {"FastPartTargetRatio": target_ratio}
+
+
 def parse_counters(line: str) -> dict[str, str]:
     """Fields of a `fastpart: key=value key=value` line; empty for any other line.
 
@@ -285,90 +284,17 @@ def _numbers(fields: Mapping[str, str]) -> dict[str, float]:
     return numbers
 
 
-def run_measured(
-    argv: Sequence[str | os.PathLike],
-    log_path: str | os.PathLike,
-    on_line: Callable[[str], None] | None = None,
-    core: int | None = None,
-) -> Usage:
-    """Run a command to its end, with stdout and stderr in log_path, and measure it alone.
-
-    core: pin it to this CPU. on_line is called with each line as it comes. The command
-    dies with this process, whatever ends it.
-    Raises FastpartError with the last log lines when it fails.
-    """
-    argv = [str(word) for word in argv]
-    if core is not None and core not in os.sched_getaffinity(0):
-        allowed = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
-        raise FastpartError(f"core {core}: not available to this process, wanted one of {allowed}")
-    parent = os.getpid()
-
-    def in_child() -> None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-        if core is not None:
-            os.sched_setaffinity(0, {core})
-
-    last: deque[str] = deque(maxlen=8)
-    start = time.monotonic()
-    try:
-        log = Path(log_path).open("w", encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise FastpartError(f"{log_path}: cannot be written ({error.strerror})") from error
-    with log:
-        try:
-            process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                text=True, errors="replace", start_new_session=True,
-                preexec_fn=in_child,  # noqa: PLW1509 (two system calls, no locks)
-            )
-        except OSError as error:
-            raise FastpartError(f"{argv[0]}: cannot be run ({error.strerror})") from error
-        try:
-            for line in process.stdout:
-                log.write(line)
-                log.flush()
-                if line.strip():
-                    last.append(line.rstrip()[:200])
-                if on_line:
-                    on_line(line)
-            _, status, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            process.stdout.close()
-    if process.returncode:
-        ended = (
-            f"exit code {process.returncode}"
-            if process.returncode > 0
-            else f"signal {signal.Signals(-process.returncode).name}"
-        )
-        raise FastpartError(
-            f"{Path(argv[0]).name}: {ended}, wanted 0; log {log_path} ends with\n  "
-            + "\n  ".join(last)
-        )
-    return Usage(
-        user_s=used.ru_utime,
-        system_s=used.ru_stime,
-        wall_s=time.monotonic() - start,
-        max_rss_kib=used.ru_maxrss,
-        involuntary_switches=used.ru_nivcsw,
-    )
-
-
 def run_encoder(
     argv: Sequence[str | os.PathLike],
     log_path: str | os.PathLike,
     on_picture: Callable[[Picture], None] | None = None,
     core: int | None = None,
+    limits: Limits = Limits(),
 ) -> EncodeResult:
     """Run EncoderApp to its end and read its log.
 
-    on_picture is called after each coded picture, in coding order; core pins the encoder.
+    on_picture is called after each coded picture, in coding order; core pins the encoder;
+    limits: what it may take.
     Raises FastpartError when it fails or ends without a summary.
     """
     pictures: list[Picture] = []
@@ -389,7 +315,7 @@ def run_encoder(
         else:
             counters.update(parse_counters(line))
 
-    usage = run_measured(argv, log_path, read, core)
+    usage = run_measured(argv, log_path, read, core, limits)
     if not summary or not pictures:
         raise FastpartError(
             f"{log_path}: {len(pictures)} pictures and {'a' if summary else 'no'} summary in the "
