@@ -15,6 +15,7 @@ from fastpart.training.steer import (
     NODE_TIME,
     PICTURE_TIME,
     Observation,
+    clock_times,
     errors,
     estimate,
     fit_steering,
@@ -28,6 +29,10 @@ TABLES = {
     "log_time": [10.7, 0, 10.5, 0, 10.3, 0, 9.9, 0, 9.5, 0, 9.3, 0, 11.5, 0],
     "logit_slope": [1.4], "calibration": [-0.1, 0.02, 0.9],
 }
+
+
+#: kTrust of engine/steering.cpp.
+TRUST = 0.7
 
 
 def flat(tables):
@@ -48,7 +53,10 @@ def plant(layer, log_kappa, deviation, time):
 
 
 def encode(target, deviation, gops, qp=32):
-    """Share of the plant's time that a steered encode takes, and the knob of each picture."""
+    """Share of time that a steered encode takes, and the knob of each picture.
+
+    deviation: of the clip's ln odds of saving, as the estimates show it; TRUST of that is real.
+    """
     steering = _engine.Steering(flat(TABLES), target)
     spent = stock = 0.0
     knobs = []
@@ -56,10 +64,11 @@ def encode(target, deviation, gops, qp=32):
         layer = 6 if picture == 0 else tid
         knob = steering.begin_picture(qp, tid, layer == 6)
         knobs.append(knob)
-        effort, time, saved = plant(layer, knob, deviation(picture, layer), 1.0)
+        effort, time, _ = plant(layer, knob, deviation(picture, layer), 1.0)
         steering.end_picture(**effort)
         spent += time
-        stock += time + saved
+        odds = TABLES["skip_logit"][2 * layer] + 1.4 * knob + TRUST * deviation(picture, layer)
+        stock += time * (1 + math.exp(odds))
     constant, slope, factor = TABLES["calibration"]
     clock = math.log((stock - spent) / spent)
     ratio = 1 - logistic(constant + slope * (qp - 32) + factor * clock)
@@ -152,14 +161,21 @@ def test_the_fit_finds_the_clock():
     assert np.sqrt(np.mean(np.square(errors(world)))) < 0.02
     assert tables["logit_slope"][0] == pytest.approx(1.4, abs=0.1)
 
-    # The engine comes to the same estimate from the same efforts.
-    steering = _engine.Steering(flat(tables), 0.0)
+    # The engine counts as the fit does: of a clip that deviates, it comes to what lies between.
+    plain = dict(tables, calibration=[0.0, 0.0, 1.0])
+    steering = _engine.Steering(flat(plain), 0.0)
     one = world[0]
+    spent = stock = 0.0
     for layer in (6, 0, 1, 2, 3, 4, 5):
         steering.begin_picture(one.intra_qp, layer % 6, layer == 6)
         _, nodes, area, kept, *skipped = one.efforts[layer]
         steering.end_picture(nodes, area, kept, skipped)
-    assert steering.share() == pytest.approx(estimate(one, tables), abs=1e-5)
+        time, saved = clock_times(np.array(one.efforts)[[layer]], plain, layer == 6)
+        prior = plain["skip_logit"][2 * layer] + plain["skip_logit"][2 * layer + 1] * (one.intra_qp - 32)
+        deviation = max(-0.7, min(0.7, math.log(saved / time) - prior))
+        spent += time
+        stock += time * (1 + math.exp(prior + TRUST * deviation))
+    assert steering.share() == pytest.approx(spent / stock, abs=1e-5)
 
 
 def test_too_few_observations_are_refused():

@@ -140,7 +140,7 @@ def fit_steering(observations: Sequence[Observation]) -> dict[str, list[float]]:
     tables["calibration"] = np.linalg.lstsq(design, _logit(1 - ratio), rcond=None)[0].tolist()
 
     # By layer: share saved and time of a picture, both lines over QP; one slope over ln kappa for all.
-    times = np.array([[_times(effort[[i]], tables, i == 6) for i in range(len(LAYERS))] for effort in efforts])
+    times = np.array([[clock_times(effort[[i]], tables, i == 6) for i in range(len(LAYERS))] for effort in efforts])
     used = times.sum(2) > 0
     shares = _logit(np.clip(times[..., 1] / np.where(used, times.sum(2), 1), 0.01, 0.99))
     log_kappa = np.log([one.kappa for one in observations])
@@ -180,13 +180,13 @@ def errors(observations: Sequence[Observation]) -> list[float]:
 
 def saved_share(efforts: np.ndarray, tables: dict[str, list[float]]) -> float:
     """Saved share of the virtual clock; efforts: (layers, counts)."""
-    inter = _times(efforts[:-1], tables, False)
-    intra = _times(efforts[-1:], tables, True)
+    inter = clock_times(efforts[:-1], tables, False)
+    intra = clock_times(efforts[-1:], tables, True)
     saved = inter[1] + intra[1]
     return saved / (inter[0] + intra[0] + saved)
 
 
-def _times(efforts: np.ndarray, tables: dict[str, list[float]], intra: bool) -> tuple[float, float]:
+def clock_times(efforts: np.ndarray, tables: dict[str, list[float]], intra: bool) -> tuple[float, float]:
     """Spent and saved time of some layers, as Steering::times."""
     pictures, nodes, area, kept, *skipped = efforts.sum(0)
     spent = (
