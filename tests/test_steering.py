@@ -31,8 +31,8 @@ TABLES = {
 }
 
 
-#: kTrust of engine/steering.cpp.
-TRUST = 0.7
+#: kTrust of engine/steering.cpp, by layer.
+TRUST = [0.7] * 6 + [0.0]
 
 
 def flat(tables):
@@ -67,7 +67,7 @@ def encode(target, deviation, gops, qp=32):
         effort, time, _ = plant(layer, knob, deviation(picture, layer), 1.0)
         steering.end_picture(**effort)
         spent += time
-        odds = TABLES["skip_logit"][2 * layer] + 1.4 * knob + TRUST * deviation(picture, layer)
+        odds = TABLES["skip_logit"][2 * layer] + 1.4 * knob + TRUST[layer] * deviation(picture, layer)
         stock += time * (1 + math.exp(odds))
     constant, slope, factor = TABLES["calibration"]
     clock = math.log((stock - spent) / spent)
@@ -100,8 +100,7 @@ def test_an_incredible_picture_is_not_believed():
     """Estimates that see e^2 more saved in the intra picture than is usual must not slow all others down."""
     _, usual = encode(0.6, lambda *_: 0.0, 1)
     _, misled = encode(0.6, lambda _, layer: 2.0 if layer == 6 else 0.0, 1)
-    assert misled[0] == usual[0]
-    assert min(misled) > usual[0] - 0.4
+    assert min(misled) > usual[0] - 0.2
 
 
 def test_the_knob_stays_calm():
@@ -174,7 +173,7 @@ def test_the_fit_finds_the_clock():
         prior = plain["skip_logit"][2 * layer] + plain["skip_logit"][2 * layer + 1] * (one.intra_qp - 32)
         deviation = max(-0.7, min(0.7, math.log(saved / time) - prior))
         spent += time
-        stock += time * (1 + math.exp(prior + TRUST * deviation))
+        stock += time * (1 + math.exp(prior + TRUST[layer] * deviation))
     assert steering.share() == pytest.approx(spent / stock, abs=1e-5)
 
 
