@@ -100,7 +100,7 @@ def test_an_incredible_picture_is_not_believed():
     """Estimates that see e^2 more saved in the intra picture than is usual must not slow all others down."""
     _, usual = encode(0.6, lambda *_: 0.0, 1)
     _, misled = encode(0.6, lambda _, layer: 2.0 if layer == 6 else 0.0, 1)
-    assert min(misled) > usual[0] - 0.1
+    assert min(misled) > usual[0] - 0.2
 
 
 def test_the_knob_stays_calm():
