@@ -17,6 +17,7 @@ COMMAND_MODULES = (
     "fastpart.doctor",
     "fastpart.training.command",
     "fastpart.timing.command",
+    "fastpart.timing.report",
 )
 
 DESCRIPTION = """\
