@@ -44,7 +44,7 @@ p { margin: 6px 0; max-width: 85ch; }
 .plots { margin-bottom: 12px; display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 12px; }
 figure { margin: 0; } figcaption { font-size: .86rem; overflow-wrap: anywhere; }
 figcaption b { color: var(--ink); }
-svg { display: block; width: 100%; height: auto; } svg text { fill: var(--soft); font-size: 11px; }
+svg { display: block; width: 100%; max-width: 560px; margin: 0 auto; height: auto; } svg text { fill: var(--soft); font-size: 11px; }
 svg text.name { fill: var(--ink); font-weight: 600; stroke: var(--card); stroke-width: 4px; paint-order: stroke; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-numeric: tabular-nums; }
@@ -117,8 +117,8 @@ def _headline(verdict: Mapping[str, Any], points: list[dict]) -> str:
     limit = get(verdict, "edition", "time_limit")
     tiles = [
         ("time ratio, mean", _number(overall.get("time_ratio"), "{:.3f}")),
-        ("time ratio, worst point", _number(overall.get("worst_time_ratio"), "{:.3f}")
-         + (f' <small class="soft">limit {limit:.2f}</small>' if limit else "")),
+        ("time ratio, worst point" + (f" (limit {limit:.2f})" if limit else ""),
+         _number(overall.get("worst_time_ratio"), "{:.3f}")),
         ("BD-rate, 6:1:1", _number(get(overall, "bd_rate", "weighted"), "{:+.2f} %")),
         ("points", f"{len(points)}"),
     ]
@@ -265,10 +265,14 @@ def _rate_plot(verdict: Mapping[str, Any], points: list[dict]) -> str:
 
 
 def rate_window(rule: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """Smallest and largest bitrate that an edition's rule allows, percent of the anchor's."""
+    """Smallest and largest bitrate that an edition allows at each point, percent of the anchor's.
+
+    None for a rule that does not compare rates point by point.
+    """
+    if rule.get("rule", "each") != "each":
+        return None, None
     found = [
-        next((rule[key] for key in keys if isinstance(rule.get(key), int | float)), None)
-        for keys in (("low", "low_percent", "min"), ("high", "high_percent", "max"))
+        rule[key] if isinstance(rule.get(key), int | float) else None for key in ("low", "high")
     ]
     return found[0], found[1]
 
@@ -286,7 +290,7 @@ def _interval_plot(
         return f'<figure class="card"><figcaption><b>{title}</b> not measured</figcaption></figure>'
     names = list(dict.fromkeys(row["sequence"] for row in points))
     height = 50 + 17 * len(points) + 22 * len(names)
-    axes = _Axes(480, height, spread(measured), (0, 1), left=52)
+    axes = _Axes(400, height, spread(measured), (0, 1), left=52)
     parts = [axes.grid(_ticks(*axes.x_range), [], "")]
     if len(lines) == 2:
         left, right = map(axes.x, lines)
