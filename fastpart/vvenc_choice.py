@@ -1,0 +1,199 @@
+"""Chooses libvvenc's partition depth by temporal layer for a clip and a QP, from cheap features.
+
+The model is a JSON file: for each layer (I pictures, then TId 0 to 5) a linear response of
+log time and of loss to the depths taken away, the response itself linear in the clip's features.
+All depth vectors that fall with the layer are tried in the model; the one with the least
+predicted loss among those whose predicted time ratio meets the target is chosen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastpart.errors import FastpartError
+from fastpart.media import Clip
+
+MODEL_SCHEMA = "fastpart.vvenc-choice/1"
+DEFAULT_MODEL = Path(__file__).parent / "models" / "vvenc.json"
+
+#: What a depth is chosen for, in order: luma and chroma of I pictures, then TId 0 to 5.
+LAYERS = ("I", "0", "1", "2", "3", "4", "5")
+
+#: Depths of preset slower, in the order of LAYERS.
+FULL_DEPTHS = (3, 3, 3, 3, 3, 3, 2)
+
+#: Names of the features, in the order of `feature_vector`.
+FEATURES = ("qp", "texture", "block_spread", "difference", "far_difference", "still_share")
+
+#: At most so many pictures are looked at.
+_PICTURES = 5
+_BLOCK = 16
+#: Frames between the pictures of a far difference.
+_FAR = 8
+#: A block whose samples change by less than this on average (of 255) is still.
+_STILL = 1.5
+
+
+@dataclass(frozen=True)
+class Choice:
+    """depths: one for each of LAYERS. time, loss: predicted, ratio and percent."""
+
+    depths: tuple[int, ...]
+    time: float
+    loss: float
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What to tell libvvenc."""
+        return depth_options(self.depths)
+
+    def __str__(self) -> str:
+        options = " ".join(f"{name}={value}" for name, value in self.options.items())
+        return f"{options} (predicted: T {self.time:.3f}, loss {self.loss:+.2f} %)"
+
+
+def depth_options(depths: Sequence[int]) -> dict[str, str]:
+    """The libvvenc options of a depth vector; one digit for each TId, the lowest first."""
+    return {
+        "MaxMTTDepth": "".join(map(str, depths[1:])),
+        "MaxMTTDepthI": str(depths[0]),
+    }
+
+
+def clip_features(clip: Clip) -> dict[str, float]:
+    """Texture and change of a raw clip, from the luma of a few pictures; depends on nothing else.
+
+    texture: log2 of 1 + the mean over 16x16 blocks of the standard deviation, 8-bit scale.
+    block_spread: standard deviation over the blocks of log2 of 1 + that deviation.
+    difference: log2 of 1 + mean absolute difference of neighbouring pictures; far_difference:
+    of pictures 8 apart, or first and last. still_share: part of the blocks that hardly change.
+    Raises FastpartError when the file is too short.
+    """
+    step = max(1, (clip.frames - 1) // _PICTURES)
+    starts = list(range(0, max(1, clip.frames - 1), step))[:_PICTURES]
+    deviations, near, far, still = [], [], [], []
+    with _opened(clip) as file:
+        for start in starts:
+            picture = _luma(file, clip, start)
+            deviations.append(_blocks(picture).std(axis=(1, 3)).ravel())
+            if clip.frames > 1:
+                change = np.abs(picture - _luma(file, clip, start + 1))
+                near.append(change.mean())
+                still.append((_blocks(change).mean(axis=(1, 3)) < _STILL).mean())
+                other = min(start + _FAR, clip.frames - 1)
+                far.append(np.abs(picture - _luma(file, clip, other)).mean())
+    log_deviation = np.log2(1 + np.concatenate(deviations))
+    return {
+        "texture": float(np.log2(1 + np.concatenate(deviations).mean())),
+        "block_spread": float(log_deviation.std()),
+        "difference": float(np.log2(1 + np.mean(near))) if near else 0.0,
+        "far_difference": float(np.log2(1 + np.mean(far))) if far else 0.0,
+        "still_share": float(np.mean(still)) if still else 1.0,
+    }
+
+
+def feature_vector(features: Mapping[str, float], qp: int) -> np.ndarray:
+    """float64, in the order of FEATURES."""
+    return np.array([{**features, "qp": qp}[name] for name in FEATURES], float)
+
+
+def load_model(path: Path | None = None) -> dict[str, Any]:
+    """Read a model file, the one of this package when None.
+
+    Raises FastpartError when it is unreadable, of another kind or of other features.
+    """
+    path = Path(path or DEFAULT_MODEL)
+    try:
+        model = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FastpartError(f"{path}: cannot be read ({error.strerror}); check --model") from error
+    except ValueError as error:
+        raise FastpartError(f"{path}: not JSON ({error}); train it again") from error
+    found = model.get("schema") if isinstance(model, dict) else None
+    if found != MODEL_SCHEMA:
+        raise FastpartError(f"{path}: schema {found!r}, wanted {MODEL_SCHEMA!r}; train it again")
+    shapes = {"mean": (len(FEATURES),), "scale": (len(FEATURES),),
+              "time": (len(LAYERS), 1 + len(FEATURES)), "loss": (len(LAYERS), 1 + len(FEATURES))}
+    for key, wanted in shapes.items():
+        shape = np.shape(model.get(key))
+        if shape != wanted:
+            raise FastpartError(f"{path}: {key} has shape {shape}, wanted {wanted}; train it again")
+    if model.get("features") != list(FEATURES):
+        raise FastpartError(
+            f"{path}: features {model.get('features')}, wanted {list(FEATURES)}; train it again"
+        )
+    if not isinstance(model.get("target"), float):
+        raise FastpartError(f"{path}: target {model.get('target')!r}, wanted a ratio; train it again")
+    return model
+
+
+def predict(model: Mapping[str, Any], x: np.ndarray, removed: np.ndarray) -> tuple[Any, Any]:
+    """Predicted time ratio and loss (percent) of depth vectors.
+
+    x: a feature vector. removed: depths taken away, shape (n, layers) or (layers,).
+    """
+    z = np.concatenate(([1.0], (x - model["mean"]) / np.array(model["scale"])))
+    log_time, loss = (removed @ (np.array(model[key]) @ z) for key in ("time", "loss"))
+    return np.exp(log_time), loss
+
+
+def choose(model: Mapping[str, Any], features: Mapping[str, float], qp: int) -> Choice:
+    """The depths for a clip; the fastest of all when none meets the model's target."""
+    vectors = candidates()
+    removed = np.array(FULL_DEPTHS) - vectors
+    time, loss = predict(model, feature_vector(features, qp), removed)
+    meets = np.flatnonzero(time <= model["target"])
+    best = meets[np.argmin(loss[meets])] if len(meets) else int(np.argmin(time))
+    depths = tuple(int(value) for value in vectors[best])
+    return Choice(depths, float(time[best]), float(loss[best]))
+
+
+def candidates() -> np.ndarray:
+    """All depth vectors to choose from: from 1 to the full depth, not rising with the TId.
+
+    TId 0 and 1 have one depth, as short clips hardly have pictures of both.
+    """
+    inter = itertools.product(*(range(1, full + 1) for full in FULL_DEPTHS[2:]))
+    falling = [d for d in inter if all(a >= b for a, b in itertools.pairwise(d))]
+    return np.array(
+        [(intra, d[0], *d) for intra in range(1, FULL_DEPTHS[0] + 1) for d in falling]
+    )
+
+
+def _opened(clip: Clip):
+    try:
+        return clip.path.open("rb")
+    except OSError as error:
+        raise FastpartError(f"{clip.path}: cannot be read ({error.strerror})") from error
+
+
+def _luma(file, clip: Clip, index: int) -> np.ndarray:
+    """Luma of one frame as float32 of shape (height, width), scaled to 0-255."""
+    count = clip.width * clip.height
+    width = 1 if clip.bit_depth == 8 else 2
+    file.seek((clip.start + index) * clip.frame_bytes)
+    data = file.read(count * width)
+    if len(data) != count * width:
+        raise FastpartError(
+            f"{clip.path}: ends in frame {clip.start + index}, wanted {clip.frames} frames from "
+            f"{clip.start} on; lower --frames"
+        )
+    samples = np.frombuffer(data, np.uint8 if width == 1 else np.dtype("<u2"))
+    return samples.reshape(clip.height, clip.width).astype(np.float32) / 2 ** (clip.bit_depth - 8)
+
+
+def _blocks(picture: np.ndarray) -> np.ndarray:
+    """Whole blocks of a picture: shape (rows, 16, columns, 16); a small picture is one block."""
+    height, width = picture.shape
+    rows, columns = height // _BLOCK, width // _BLOCK
+    if not rows or not columns:
+        return picture[None, :, None, :]
+    return picture[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK)
