@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
 import os
 import re
-import signal
 import subprocess
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -18,6 +14,7 @@ from pathlib import Path
 
 from fastpart.errors import FastpartError
 from fastpart.media import Clip
+from fastpart.supervise import Limits, Usage, run_measured
 
 VERSION = "23.2"
 HOME_VARIABLE = "FASTPART_VTM_HOME"
@@ -36,9 +33,6 @@ _PICTURE = re.compile(
 _SUMMARY = re.compile(r"^\s+(\d+)\s+a\s+(\S+)\s+(\S+)\s+(\S+)\s+(\S+)\s+(\S+)")
 _TOTAL_TIME = re.compile(r"^\s*Total Time:\s+(\S+) sec\. \[user\]")
 _COUNTERS = "fastpart:"
-
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
@@ -120,17 +114,6 @@ class Picture:
     bits: int
     psnr: tuple[float, float, float]
     seconds: float | None
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What one child process took: times in seconds, memory in KiB."""
-
-    user_s: float
-    system_s: float
-    wall_s: float
-    max_rss_kib: int
-    involuntary_switches: int
 
 
 @dataclass(frozen=True)
@@ -285,90 +268,17 @@ def _numbers(fields: Mapping[str, str]) -> dict[str, float]:
     return numbers
 
 
-def run_measured(
-    argv: Sequence[str | os.PathLike],
-    log_path: str | os.PathLike,
-    on_line: Callable[[str], None] | None = None,
-    core: int | None = None,
-) -> Usage:
-    """Run a command to its end, with stdout and stderr in log_path, and measure it alone.
-
-    core: pin it to this CPU. on_line is called with each line as it comes. The command
-    dies with this process, whatever ends it.
-    Raises FastpartError with the last log lines when it fails.
-    """
-    argv = [str(word) for word in argv]
-    if core is not None and core not in os.sched_getaffinity(0):
-        allowed = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
-        raise FastpartError(f"core {core}: not available to this process, wanted one of {allowed}")
-    parent = os.getpid()
-
-    def in_child() -> None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-        if core is not None:
-            os.sched_setaffinity(0, {core})
-
-    last: deque[str] = deque(maxlen=8)
-    start = time.monotonic()
-    try:
-        log = Path(log_path).open("w", encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise FastpartError(f"{log_path}: cannot be written ({error.strerror})") from error
-    with log:
-        try:
-            process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                text=True, errors="replace", start_new_session=True,
-                preexec_fn=in_child,  # noqa: PLW1509 (two system calls, no locks)
-            )
-        except OSError as error:
-            raise FastpartError(f"{argv[0]}: cannot be run ({error.strerror})") from error
-        try:
-            for line in process.stdout:
-                log.write(line)
-                log.flush()
-                if line.strip():
-                    last.append(line.rstrip()[:200])
-                if on_line:
-                    on_line(line)
-            _, status, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            process.stdout.close()
-    if process.returncode:
-        ended = (
-            f"exit code {process.returncode}"
-            if process.returncode > 0
-            else f"signal {signal.Signals(-process.returncode).name}"
-        )
-        raise FastpartError(
-            f"{Path(argv[0]).name}: {ended}, wanted 0; log {log_path} ends with\n  "
-            + "\n  ".join(last)
-        )
-    return Usage(
-        user_s=used.ru_utime,
-        system_s=used.ru_stime,
-        wall_s=time.monotonic() - start,
-        max_rss_kib=used.ru_maxrss,
-        involuntary_switches=used.ru_nivcsw,
-    )
-
-
 def run_encoder(
     argv: Sequence[str | os.PathLike],
     log_path: str | os.PathLike,
     on_picture: Callable[[Picture], None] | None = None,
     core: int | None = None,
+    limits: Limits = Limits(),
 ) -> EncodeResult:
     """Run EncoderApp to its end and read its log.
 
-    on_picture is called after each coded picture, in coding order; core pins the encoder.
+    on_picture is called after each coded picture, in coding order; core pins the encoder;
+    limits: what it may take.
     Raises FastpartError when it fails or ends without a summary.
     """
     pictures: list[Picture] = []
@@ -389,7 +299,7 @@ def run_encoder(
         else:
             counters.update(parse_counters(line))
 
-    usage = run_measured(argv, log_path, read, core)
+    usage = run_measured(argv, log_path, read, core, limits)
     if not summary or not pictures:
         raise FastpartError(
             f"{log_path}: {len(pictures)} pictures and {'a' if summary else 'no'} summary in the "
