@@ -27,6 +27,7 @@ from fastpart.errors import FastpartError
 from fastpart.media import Clip, make_cut
 from fastpart.quality import bd_rate, psnr
 from fastpart.record import sha256_file, write_json_atomic
+from fastpart.supervise import run_measured
 from fastpart.vvenc import Ffmpeg, Vvenc, encode_command
 from fastpart.vvenc_choice import (
     FEATURES,
@@ -38,7 +39,6 @@ from fastpart.vvenc_choice import (
     depth_options,
     feature_vector,
 )
-from fastpart.vtm import run_measured
 
 #: One intra picture per cut, as in a long random-access run.
 INTRA_PERIOD = 64
