@@ -5,9 +5,10 @@
 
 schema          "fastpart.encode/1"; the number rises when a key changes its meaning
 fastpart        version of this package
-variant         "stock" or "patched"
+variant         "stock" or "patched", or the name of another back end
 argv            command line of the encoder as it ran, with the temporary names of its files
-encoder         path, sha256 and version of the encoder binary
+encoder         path, sha256 and version of the encoder binary, version null for another than VTM;
+                compiler: what built it, as far as the binary says
 cfg             list of path and sha256, in the order given
 model           path and sha256 of the model file; null when none was named: the patched
                 encoder then uses the model compiled into it, the stock one none
@@ -20,9 +21,11 @@ bitstream       path, sha256, bits and sei_bits (part of bits; with start codes,
 kbps            bitrate of the whole bitstream at the clip's frame rate
 kbps_without_sei  the same without SEI NAL units; equals VTM's own summary
 psnr            y, u, v: averages over the pictures of VTM's values (internal bit depth);
-                weighted: (6y + u + v) / 8
-times           user_s, system_s, wall_s of the encoder process alone; vtm_user_s: the [user]
-                time it prints; started: UTC, ISO 8601
+                weighted: (6y + u + v) / 8; null for another encoder than VTM
+times           user_s, system_s, wall_s of the encoder and all that it started; vtm_user_s: the
+                [user] time it prints; started: UTC, ISO 8601
+process         what was seen of the process tree: run_delay_s, second_thread_s, cpus, adopted,
+                left_running, accounting (see fastpart.supervise.Usage)
 max_rss_kib     peak resident memory of the encoder
 involuntary_switches  context switches that took the core away; many mean a disturbed time
 core            CPU the encoder was pinned to, or null
@@ -38,8 +41,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import platform
+import re
 import tempfile
 from dataclasses import asdict
 from datetime import datetime
@@ -79,13 +84,17 @@ def encode_record(
     encoder = Path(result.argv[0])
     bits = bitstream_bits(bitstream)
     kbps_of_a_bit = float(clip.fps / clip.frames / 1000)
-    y, u, v = result.psnr
+    y, u, v = result.psnr or (None, None, None)
     return {
         "schema": SCHEMA,
         "fastpart": __version__,
         "variant": variant,
         "argv": list(result.argv),
-        "encoder": {**file_identity(encoder), "version": binary_info(encoder).version},
+        "encoder": {
+            **file_identity(encoder),
+            "version": binary_info(encoder).version if result.pictures else None,
+            "compiler": compiler_of(encoder),
+        },
         "cfg": [file_identity(path) for path in cfg_files],
         "model": file_identity(model) if model else None,
         "source": file_identity(source),
@@ -107,7 +116,7 @@ def encode_record(
         },
         "kbps": bits["total"] * kbps_of_a_bit,
         "kbps_without_sei": (bits["total"] - bits["sei"]) * kbps_of_a_bit,
-        "psnr": {"y": y, "u": u, "v": v, "weighted": result.psnr_611},
+        "psnr": {"y": y, "u": u, "v": v, "weighted": result.psnr_611} if result.psnr else None,
         "times": {
             "user_s": result.usage.user_s,
             "system_s": result.usage.system_s,
@@ -115,6 +124,10 @@ def encode_record(
             "vtm_user_s": result.vtm_user_s,
             "started": started.isoformat(timespec="seconds"),
         },
+        "process": {
+            name: getattr(result.usage, name)
+            for name in ("run_delay_s", "second_thread_s", "adopted", "left_running", "accounting")
+        } | {"cpus": list(result.usage.cpus)},
         "max_rss_kib": result.usage.max_rss_kib,
         "involuntary_switches": result.usage.involuntary_switches,
         "core": result.core,
@@ -165,12 +178,25 @@ def write_json_atomic(path: str | os.PathLike, data: Any) -> None:
         ) from error
 
 
+def compiler_of(binary: str | os.PathLike) -> str | None:
+    """What a binary names as its compiler (section .comment); None where it names none."""
+    try:
+        with Path(binary).open("rb") as file, mmap.mmap(
+            file.fileno(), 0, access=mmap.ACCESS_READ
+        ) as data:
+            found = re.search(rb"(?:GCC: \(|(?:\w+ )?clang version )[ -~]{3,100}", data)
+            return found[0].decode() if found else None
+    except (OSError, ValueError):
+        return None
+
+
 def describe_machine(core: int | None = None) -> dict[str, Any]:
     """What a time depends on.
 
     cpu: model name. cores, threads: physical and logical. memory_bytes. system: kernel name
-    and release. python: version. governor: frequency governor of `core` (else of CPU 0), null
-    where the system does not say. load: averages over 1, 5 and 15 minutes, now.
+    and release. python: version. governor: frequency governor of `core` (else of CPU 0), turbo:
+    whether the clock may be raised; null where the system does not say. load: averages over 1, 5
+    and 15 minutes, now. affinity: CPUs that this thread may use. kernel: its version.
     """
     return {
         "cpu": _cpu_model(),
@@ -180,6 +206,9 @@ def describe_machine(core: int | None = None) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "governor": _governor(core or 0),
+        "turbo": _turbo(),
+        "affinity": sorted(os.sched_getaffinity(0)),
+        "kernel": platform.version(),
         "load": [round(value, 2) for value in psutil.getloadavg()],
     }
 
@@ -192,6 +221,16 @@ def _cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def _turbo() -> bool | None:
+    for path, on in (("intel_pstate/no_turbo", "0"), ("cpufreq/boost", "1")):
+        try:
+            text = Path("/sys/devices/system/cpu", path).read_text(encoding="utf-8")
+            return text.strip() == on
+        except OSError:
+            continue
+    return None
 
 
 def _governor(core: int) -> str | None:

@@ -38,22 +38,25 @@ _COUNTERS = "fastpart:"
 @dataclass(frozen=True)
 class VtmHome:
     """Folder of the user's own VTM: `23.2/stock`, `23.2/patched` (EncoderApp, DecoderApp,
-    parcat) and `23.2/cfg`, the cfg folder of the VTM tree."""
+    parcat) and `23.2/cfg`, the cfg folder of the VTM tree. version: another one than 23.2."""
 
     root: Path
     origin: str
+    version: str = VERSION
 
     @classmethod
-    def find(cls, path: str | os.PathLike | None = None) -> VtmHome:
+    def find(cls, path: str | os.PathLike | None = None, version: str = VERSION) -> VtmHome:
         """The folder given, else $FASTPART_VTM_HOME, else ~/.cache/fastpart/vtm.
 
         It need not exist: what is missing is reported by the file that is asked for.
         """
         if path is not None:
-            return cls(Path(path).expanduser(), "--vtm-home")
+            return cls(Path(path).expanduser(), "--vtm-home", version)
         if os.environ.get(HOME_VARIABLE):
-            return cls(Path(os.environ[HOME_VARIABLE]).expanduser(), f"${HOME_VARIABLE}")
-        return cls(Path(DEFAULT_HOME).expanduser(), f"the default, as ${HOME_VARIABLE} is not set")
+            return cls(Path(os.environ[HOME_VARIABLE]).expanduser(), f"${HOME_VARIABLE}", version)
+        return cls(
+            Path(DEFAULT_HOME).expanduser(), f"the default, as ${HOME_VARIABLE} is not set", version
+        )
 
     def encoder(self, variant: str) -> Path:
         """EncoderApp of a variant, `stock` or `patched`. Raises FastpartError when absent."""
@@ -72,25 +75,25 @@ class VtmHome:
 
         Raises FastpartError when neither exists.
         """
-        in_tree = self.root / VERSION / "cfg" / name
+        in_tree = self.root / self.version / "cfg" / name
         for candidate in (in_tree, Path(name)):
             if candidate.is_file():
                 return candidate
         raise FastpartError(
             f"{name}: no such configuration, neither {in_tree} nor a file of that path; copy the "
-            f"cfg folder of the VTM-{VERSION} tree to {self.root / VERSION / 'cfg'} "
+            f"cfg folder of the VTM-{self.version} tree to {self.root / self.version / 'cfg'} "
             f"(VTM home from {self.origin})"
         )
 
     def _binary(self, variant: str, name: str) -> Path:
-        path = self.root / VERSION / variant / name
+        path = self.root / self.version / variant / name
         if path.is_file() and os.access(path, os.X_OK):
             return path
         found = "it is not executable (chmod +x)" if path.is_file() else "there is no such file"
         first = "run fastpart patch apply on the tree, then " if variant == "patched" else ""
         raise FastpartError(
-            f"VTM-{VERSION} {variant}/{name}: wanted at {path}, {found} (VTM home from "
-            f"{self.origin}); {first}build VTM-{VERSION} as its README says and copy EncoderApp, "
+            f"VTM-{self.version} {variant}/{name}: wanted at {path}, {found} (VTM home from "
+            f"{self.origin}); {first}build VTM-{self.version} as its README says and copy EncoderApp, "
             f"DecoderApp and parcat to {path.parent}, or name another folder with "
             f"--vtm-home or ${HOME_VARIABLE}"
         )
@@ -125,23 +128,26 @@ class EncodeResult:
     vtm_user_s: the `[user]` time VTM prints, its process's CPU time.
     counters: numbers from the engine's `fastpart:` log lines by name; empty for stock.
     model_checksum: hexadecimal, of the model the engine ran with; None for stock.
+    Of another encoder than VTM only argv, log_path, core and usage are known.
     """
 
     argv: tuple[str, ...]
     log_path: Path
     core: int | None
     usage: Usage
-    pictures: tuple[Picture, ...]
-    kbps: float
-    psnr: tuple[float, float, float]
-    vtm_yuv_psnr: float
-    vtm_user_s: float | None
+    pictures: tuple[Picture, ...] = ()
+    kbps: float | None = None
+    psnr: tuple[float, float, float] | None = None
+    vtm_yuv_psnr: float | None = None
+    vtm_user_s: float | None = None
     counters: dict[str, float] = field(default_factory=dict)
     model_checksum: str | None = None
 
     @property
-    def psnr_611(self) -> float:
+    def psnr_611(self) -> float | None:
         """(6Y + U + V) / 8 of the averages, dB."""
+        if self.psnr is None:
+            return None
         y, u, v = self.psnr
         return (6 * y + u + v) / 8
 

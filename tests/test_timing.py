@@ -210,7 +210,8 @@ def test_a_run_leaves_one_record_an_encode(tmp_path, clips, pretended, core, cap
     assert learned["encode"]["encoder"]["path"] == str(pretended.encoder("patched"))
     assert stock["conformance"] == {
         "conforms": True, "pictures": 3, "pictures_ok": 3, "reconstruction_equal": True,
-        "ffmpeg_equal": True, "problems": [],
+        "ffmpeg_equal": True, "problems": [], "reference": "reconstruction", "hashes": "verified",
+        "decode_s": stock["conformance"]["decode_s"],
         "decoder": stock["conformance"]["decoder"], "ffmpeg": stock["conformance"]["ffmpeg"],
     }
     y, u, v = (stock["psnr"][plane] for plane in "yuv")

@@ -1,10 +1,12 @@
-"""Conformance of a bitstream: two independent decoders must give the encoder's reconstruction."""
+"""Conformance of a bitstream: two independent decoders must give the same pictures, those of the
+encoder's reconstruction where there is one. What is decoded may be hostile: it runs within limits."""
 
 from __future__ import annotations
 
 import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,28 +14,35 @@ import numpy as np
 from fastpart.errors import FastpartError
 from fastpart.media import Clip, ffmpeg_exe
 from fastpart.record import file_identity
-from fastpart.vtm import VERSION, VtmHome, binary_info, run_measured
+from fastpart.supervise import Limits, run_measured
+from fastpart.vtm import VtmHome, binary_info
 
 _PICTURE = re.compile(r"^POC\s+(-?\d+) .*?(?=^POC\s|\Z)", re.MULTILINE | re.DOTALL)
+_SHOWN = re.compile(r"\[Parsed_showinfo\S* @ \S+\] n: *\d+ .* fmt:(\S+) .* s:(\d+x\d+) .* iskey:(\d)")
+_ERROR = re.compile(r"error|invalid|fail|missing|could not|exceed", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Decoders:
-    """The stock DecoderApp with its path and SHA-256, and an ffmpeg that decodes VVC."""
+    """What decodes: the stock DecoderApp with its path and SHA-256 (None: ffmpeg alone), and an
+    ffmpeg that decodes VVC."""
 
-    decoder: Path
-    identity: dict[str, str]
+    decoder: Path | None
+    identity: dict[str, str] | None
     ffmpeg: str
     ffmpeg_version: str
 
     @classmethod
-    def find(cls, home: VtmHome) -> Decoders:
-        """Raises FastpartError when either is missing, cannot be run or is something else."""
-        decoder = home.decoder()
-        if binary_info(decoder).version is None:
+    def find(cls, home: VtmHome | None) -> Decoders:
+        """home: None to go without the stock decoder.
+
+        Raises FastpartError when either is missing, cannot be run or is something else.
+        """
+        decoder = home.decoder() if home else None
+        if decoder and binary_info(decoder).version is None:
             raise FastpartError(
-                f"{decoder}: does not print a VTM version, wanted the DecoderApp of VTM-{VERSION}; "
-                "build it again and copy it there"
+                f"{decoder}: does not print a VTM version, wanted the DecoderApp of "
+                f"VTM-{home.version}; build it again and copy it there"
             )
         ffmpeg = ffmpeg_exe()
         about = _output([ffmpeg, "-hide_banner", "-h", "decoder=vvc"])
@@ -43,77 +52,211 @@ class Decoders:
                 "pip install --upgrade imageio-ffmpeg"
             )
         version = re.match(r"ffmpeg version (\S+)", _output([ffmpeg, "-version"]))
-        return cls(decoder, file_identity(decoder), ffmpeg, version[1] if version else "unknown")
+        return cls(decoder, file_identity(decoder) if decoder else None, ffmpeg,
+                   version[1] if version else "unknown")
 
 
 @dataclass(frozen=True)
 class Conformance:
-    """What was found; the fields are those of the record. problems is empty if it conforms."""
+    """What was found; the fields are those of the record. problems is empty if it conforms.
+
+    reference: what the decoders' pictures were compared with: `reconstruction` of the encoder,
+    or, without one, the stock `decoder`'s output, or `none` where ffmpeg decoded alone.
+    reconstruction_equal: None without a reconstruction. ffmpeg_equal: None without a reference.
+    hashes: of the stock decoder: `verified`, `wrong`, `absent`, or `unknown` without it.
+    decode_s: CPU seconds of the first decoder, None if it failed.
+    """
 
     pictures: int
     pictures_ok: int
-    reconstruction_equal: bool
-    ffmpeg_equal: bool
+    reconstruction_equal: bool | None
+    ffmpeg_equal: bool | None
     problems: tuple[str, ...]
+    reference: str = "reconstruction"
+    hashes: str = "verified"
+    decode_s: float | None = None
 
     @property
     def conforms(self) -> bool:
         return not self.problems
 
 
-def check(
-    bitstream: Path, recon: Clip, decoders: Decoders, decoded: Path, log: Path
-) -> Conformance:
-    """Decode a bitstream with both decoders and compare with the encoder's reconstruction.
+def decoding_limits(pictures: Clip) -> Limits:
+    """What a decoder may take for such pictures: ample for an honest stream, and an end for any
+    other. Output beyond the pictures wanted is cut off by the file limit."""
+    share = pictures.width * pictures.height / (1920 * 1080)
+    seconds = 60 + 20 * pictures.frames * share
+    return Limits(
+        memory_bytes=int((4 + 4 * share) * (1 << 30)),
+        file_bytes=pictures.frame_bytes * pictures.frames + (1 << 20),
+        cpu_s=seconds,
+        wall_s=3 * seconds,
+    )
 
-    bitstream: coded with SEIDecodedPictureHash=1. recon: the reconstruction the encoder wrote,
-    with the number of pictures coded. decoded: file for the stock decoder's output, at recon's
-    bit depth; it stays. log: file for what that decoder says. A decoder that fails is a problem
-    of the stream, not an error. Work happens on the calling thread's CPU.
+
+def check(
+    bitstream: Path,
+    pictures: Clip,
+    decoders: Decoders,
+    decoded: Path,
+    log: Path,
+    *,
+    recon: bool = True,
+    intra_period: int | None = None,
+    limits: Limits | None = None,
+) -> Conformance:
+    """Decode a bitstream with both decoders and compare.
+
+    pictures: what was coded: size, number, and bit depth of the pictures; with recon, its file
+    is the encoder's reconstruction, which the decoders must give and the stream must carry
+    picture hashes for. Without, the decoders are compared with each other, and hashes
+    are verified where there are any. decoded: file for the first decoder's output, at that bit
+    depth; it stays. log: file for what that decoder says. intra_period: largest distance of
+    intra random access pictures, None for any. limits: of each decoder, `decoding_limits` if
+    None. A decoder that fails is a problem of the stream, not an error. Work happens on the
+    calling thread's CPU.
     """
     problems: list[str] = []
+    limits = limits or decoding_limits(pictures)
 
     def problem(text: str) -> None:
         problems.append(f"{bitstream.name}: {text}")
 
-    failure = None
     decoded.unlink(missing_ok=True)
-    try:
-        run_measured(
-            [decoders.decoder, "-b", bitstream, "-o", decoded, "-d", recon.bit_depth], log
-        )
-    except FastpartError as error:
-        failure = str(error)
-    hashed = [(int(m[1]), "(OK)" in m[0], "(***ERROR***)" in m[0])
-              for m in _PICTURE.finditer(log.read_text(encoding="utf-8", errors="replace"))]
-    wrong = [poc for poc, _, error in hashed if error]
-    ok = sum(right and not error for _, right, error in hashed)
-    for poc in wrong:
-        problem(f"picture POC {poc}: the hash of what the stock decoder gets is not the one coded")
-    if ok + len(wrong) != recon.frames:
-        problem(
-            f"the stock decoder verified {ok + len(wrong)} pictures, wanted {recon.frames}; "
-            + (f"the last in decoding order is POC {hashed[-1][0]}" if hashed else "there is none")
-        )
-    if failure and not wrong:
-        problem(f"the stock decoder failed: {failure}")
-    if difference := _difference(decoded, recon):
-        problem(f"the stock decoder's output {difference}")
+    difference = decode_s = None
+    hashes, ok = "unknown", 0
+    if decoders.decoder:
+        failure = None
+        try:
+            used = run_measured(
+                [decoders.decoder, "-b", bitstream, "-o", decoded, "-d", pictures.bit_depth], log,
+                limits=limits,
+            )
+            decode_s = used.cpu_s
+        except FastpartError as error:
+            failure = str(error)
+        said = _pictures_of(log)
+        wrong = [poc for poc, _, error in said if error]
+        ok = sum(right and not error for _, right, error in said)
+        hashes = "wrong" if wrong else "verified" if ok else "absent"
+        last = f"the last in decoding order is POC {said[-1][0]}" if said else "there is none"
+        for poc in wrong:
+            problem(f"picture POC {poc}: the hash of what the stock decoder gets is not the one coded")
+        if (recon or ok) and ok + len(wrong) != pictures.frames:
+            problem(
+                f"the stock decoder verified {ok + len(wrong)} pictures, wanted {pictures.frames}; "
+                + last
+            )
+        elif len(said) != pictures.frames:
+            problem(f"the stock decoder gave {len(said)} pictures, wanted {pictures.frames}; {last}")
+        if failure and not wrong:
+            problem(f"the stock decoder failed: {failure}")
+        if recon:
+            if difference := _difference(decoded, pictures):
+                problem(f"the stock decoder's output {difference}")
+        elif (short := _count(decoded, pictures)) and not failure:
+            problem(f"the stock decoder's output {short}")
 
-    second = decoded.with_name(f"{decoded.name}.ffmpeg")
+    reference = pictures if recon else None
+    if decoders.decoder and not recon and decoded.exists():
+        reference = replace(pictures, path=decoded)
+    second = decoded.with_name(f"{decoded.name}.ffmpeg") if decoders.decoder else decoded
+    second_difference = None
     try:
-        said = _output([
-            decoders.ffmpeg, "-nostdin", "-v", "error", "-y", "-threads", "1", "-c:v", "vvc",
-            "-strict", "-2", "-f", "vvc", "-i", str(bitstream), "-fps_mode", "passthrough",
-            "-pix_fmt", "yuv420p10le" if recon.bit_depth == 10 else "yuv420p",
-            "-f", "rawvideo", str(second),
-        ])
-        if second_difference := _difference(second, recon):
-            last = said.strip().splitlines()[-1:]
-            problem(f"ffmpeg's output {second_difference}" + "".join(f" ({line})" for line in last))
+        second_log = log.with_name(f"{log.name}.ffmpeg")
+        seconds, failed = _decode_with_ffmpeg(
+            bitstream, pictures, decoders.ffmpeg, second, second_log, limits
+        )
+        decode_s = decode_s if decoders.decoder else seconds
+        shown = second_log.read_text(encoding="utf-8", errors="replace")
+        second_log.unlink()
+        for text in _stream_problems(shown, pictures, intra_period):
+            problem(text)
+        if reference:
+            second_difference = _difference(
+                second, reference, "the reconstruction" if recon else "the stock decoder's"
+            )
+        else:
+            second_difference = _count(second, pictures)
+        if second_difference:
+            said = [line for line in shown.strip().splitlines()
+                    if not _SHOWN.match(line) and _ERROR.search(line)][-1:]
+            problem(f"ffmpeg's output {second_difference}" + "".join(f" ({s[:200]})" for s in said))
+        elif failed:
+            problem(f"ffmpeg failed: {failed}")
     finally:
-        second.unlink(missing_ok=True)
-    return Conformance(recon.frames, ok, not difference, not second_difference, tuple(problems))
+        if second != decoded:
+            second.unlink(missing_ok=True)
+    return Conformance(
+        pictures.frames, ok, not difference if recon and decoders.decoder else None,
+        not second_difference if reference else None, tuple(problems),
+        "reconstruction" if recon else "decoder" if decoders.decoder else "none", hashes, decode_s,
+    )
+
+
+def _pictures_of(log: Path) -> list[tuple[int, bool, bool]]:
+    """(POC, hash is right, hash is wrong) of each picture that the stock decoder names."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    return [(int(m[1]), "(OK)" in m[0], "(***ERROR***)" in m[0]) for m in _PICTURE.finditer(text)]
+
+
+def _decode_with_ffmpeg(
+    bitstream: Path, pictures: Clip, ffmpeg: str, out: Path, log: Path, limits: Limits
+) -> tuple[float | None, str | None]:
+    """CPU seconds, and what failed. showinfo tells size, format and kind of each picture."""
+    out.unlink(missing_ok=True)
+    command = [
+        ffmpeg, "-nostdin", "-hide_banner", "-nostats", "-v", "info", "-y", "-threads", "1",
+        "-protocol_whitelist", "file", "-c:v", "vvc", "-strict", "-2", "-f", "vvc",
+        "-i", bitstream, "-map", "0:v:0", "-vf", "showinfo=checksum=0",
+        "-fps_mode", "passthrough",
+        "-pix_fmt", "yuv420p10le" if pictures.bit_depth == 10 else "yuv420p",
+        "-f", "rawvideo", out,
+    ]
+    try:
+        return run_measured(command, log, limits=limits).cpu_s, None
+    except FastpartError as error:
+        return None, str(error)
+
+
+def _stream_problems(shown: str, pictures: Clip, intra_period: int | None) -> list[str]:
+    """What the lines of ffmpeg's showinfo say that is not as wanted."""
+    found = [m.groups() for m in map(_SHOWN.match, shown.splitlines()) if m]
+    problems = []
+    sizes = {size for _, size, _ in found} - {f"{pictures.width}x{pictures.height}"}
+    if sizes:
+        problems.append(
+            f"pictures of {', '.join(sorted(sizes))}, wanted {pictures.width}x{pictures.height}"
+        )
+    form = "yuv420p10le" if pictures.bit_depth == 10 else "yuv420p"
+    if forms := {form_found for form_found, _, _ in found} - {form}:
+        problems.append(
+            f"pictures of format {', '.join(sorted(forms))}, wanted {form} "
+            f"({pictures.bit_depth} bits)"
+        )
+    if intra_period and found:
+        keys = [index for index, (_, _, key) in enumerate(found) if key == "1"]
+        # In output order; pictures that lead the first one may come before it.
+        gaps = [b - a for a, b in pairwise([0, *keys, len(found)])]
+        if max(gaps) > intra_period:
+            problems.append(
+                f"{max(gaps)} pictures without an intra random access picture, from picture "
+                f"{[0, *keys][gaps.index(max(gaps))]} on, wanted {intra_period} or fewer"
+            )
+    return problems
+
+
+def compare(found: Path, wanted: Clip, name: str) -> str | None:
+    """Where a file of pictures first differs from wanted, called `name`; None if they are equal."""
+    return _difference(found, wanted, name)
+
+
+def _count(found: Path, pictures: Clip) -> str | None:
+    """What is wrong with the number of pictures in a file."""
+    size = found.stat().st_size if found.exists() else 0
+    if size == pictures.frame_bytes * pictures.frames:
+        return None
+    return f"has {size / pictures.frame_bytes:g} pictures, wanted {pictures.frames}"
 
 
 def _output(command: list[str]) -> str:
@@ -128,15 +271,15 @@ def _output(command: list[str]) -> str:
     return done.stdout
 
 
-def _difference(decoded: Path, recon: Clip) -> str | None:
-    """Where a decoded file first differs from the reconstruction; None if they are equal."""
+def _difference(decoded: Path, recon: Clip, name: str = "the reconstruction") -> str | None:
+    """Where a decoded file first differs from the wanted one; None if they are equal."""
     one = recon.frame_bytes
     wanted_size, found_size = (
         path.stat().st_size if path.exists() else 0 for path in (recon.path, decoded)
     )
     if wanted_size != one * recon.frames:
         return (
-            "cannot be compared: the encoder's reconstruction has "
+            f"cannot be compared: {name} has "
             f"{wanted_size / one:g} pictures, wanted {recon.frames}"
         )
     complete = min(recon.frames, found_size // one)
@@ -146,7 +289,7 @@ def _difference(decoded: Path, recon: Clip) -> str | None:
                 wanted, found = first.read(one), second.read(one)
                 if wanted != found:
                     place = _place(wanted, found, recon)
-                    return f"differs from the reconstruction in picture {picture}, {place}"
+                    return f"differs from {name} in picture {picture}, {place}"
     if found_size != wanted_size:
         return f"has {found_size / one:g} pictures, wanted {recon.frames}"
     return None

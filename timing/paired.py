@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import fcntl
 import os
 import queue
@@ -11,58 +12,59 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from fastpart.backend import Backend, Vtm
 from fastpart.encode import DEFAULT_CFG
 from fastpart.errors import FastpartError
-from fastpart.media import Clip, load_cuts, make_cut, parse_fps
+from fastpart.media import Clip, load_cuts, make_cut
 from fastpart.quality import psnr
 from fastpart.record import encode_record, sha256_file, write_json_atomic
+from fastpart.supervise import Limits, run_measured
 from fastpart.timing.conformance import Conformance, Decoders, check
 from fastpart.timing.plan import Plan, Variant
 from fastpart.timing.record import SCHEMA, load_records, stem
 from fastpart.vtm import (
     RECON_BIT_DEPTH,
+    EncodeResult,
     VtmHome,
-    binary_info,
-    encode_command,
     intra_period_for,
     run_encoder,
 )
 
+#: A tolerated variant that takes so many times as long as the anchor, and a minute, hangs.
+HANG_FACTOR = 20
+HANG_FLOOR_S = 60.0
+
 
 @dataclass(frozen=True)
-class _Encoder:
-    """A variant ready to run: copies of its binary and model, so that a build or a fit in the
-    meantime cannot mix into the series."""
+class Encoder:
+    """A back end ready to run. VTM's are copies of binary and model, so that a build or a fit in
+    the meantime cannot mix into the series; original, original_model: what they were copied
+    from. kind: `stock` or `patched`, or the back end's name. identity: of the back end."""
 
-    variant: Variant
+    backend: Backend
+    kind: str
     original: Path
-    binary: Path
-    binary_sha256: str
-    model: Path | None
-    model_sha256: str | None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """VTM options but for the model's path."""
-        kappa = {} if self.variant.kappa is None else {"FastPartKappa": self.variant.kappa}
-        return {"SEIDecodedPictureHash": 1, **self.variant.options, **kappa}
+    original_model: Path | None
+    identity: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class _Point:
-    """One cut at one QP. clip: the raw cut."""
+class Point:
+    """One cut at one QP. cut: its definition, with a name. clip: the raw cut. source: what it
+    was cut from. intra_period: pictures."""
 
     cut: dict
     clip: Clip
     clip_sha256: str
     intra_period: int
     qp: int
+    source: Path
 
     @property
     def name(self) -> str:
@@ -99,7 +101,7 @@ def run_plan(
     written so far stay. A bitstream that does not conform is recorded, not raised.
     """
     plan = plan.restricted(variants=only)
-    _check_cores(cores)
+    check_cores(cores)
     decoders = Decoders.find(home)
     cfg = home.cfg(DEFAULT_CFG)
     cuts = load_cuts(cuts_file)
@@ -108,15 +110,22 @@ def run_plan(
             f"{plan.path}: no cut {', '.join(unknown)} in {cuts_file}, "
             f"wanted some of {', '.join(cuts)}"
         )
-    with _session_folder(out) as session:
-        encoders = _copy_encoders(plan, home, session)
-        points = _cut_points(plan, cuts, clips_root, session)
-        runner = _Runner(plan, clips_root, out, cfg, sha256_file(cfg), decoders, encoders, session)
+    with session_folder(out) as session:
+        encoders = {
+            name: ready(_plan_backend(variant, home, cfg), variant.binary, session / name)
+            for name, variant in plan.variants.items()
+        }
+        points = [
+            point for name in plan.cuts
+            for point in cut_points(cuts[name], clips_root, session, plan.qps, plan.intra_period)
+        ]
+        runner = Runner(encoders, plan.anchor, out, decoders, session)
         runner.run(points, cores, repetitions)
     return load_records(out)
 
 
-def _check_cores(cores: Sequence[int]) -> None:
+def check_cores(cores: Sequence[int]) -> None:
+    """Raises FastpartError unless these are distinct CPUs that this process may use."""
     allowed = sorted(os.sched_getaffinity(0))
     if not cores or len(set(cores)) != len(cores) or not set(cores) <= set(allowed):
         raise FastpartError(
@@ -126,7 +135,7 @@ def _check_cores(cores: Sequence[int]) -> None:
 
 
 @contextlib.contextmanager
-def _session_folder(out: Path) -> Iterator[Path]:
+def session_folder(out: Path) -> Iterator[Path]:
     """A temporary folder in out, which no other run may use meanwhile."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -152,66 +161,83 @@ def _session_folder(out: Path) -> Iterator[Path]:
             shutil.rmtree(session, ignore_errors=True)
 
 
-def _copy_encoders(plan: Plan, home: VtmHome, session: Path) -> dict[str, _Encoder]:
-    binaries: dict[str, tuple[Path, Path, str]] = {}
-    for kind in {variant.binary for variant in plan.variants.values()}:
-        original = home.encoder(kind)
-        copy = session / kind / original.name
-        copy.parent.mkdir()
-        shutil.copy2(original, copy)
-        if kind == "patched" and not binary_info(copy).has_fastpart:
-            raise FastpartError(
-                f"{original}: does not know --FastPart, wanted a build of the patched tree; run "
-                "fastpart patch apply on the VTM tree and build it again"
-            )
-        binaries[kind] = original, copy, sha256_file(copy)
-    encoders = {}
-    for name, variant in plan.variants.items():
-        model = None
-        if variant.model:
-            model = session / f"{name}.model"
-            shutil.copy2(variant.model, model)
-        encoders[name] = _Encoder(
-            variant, *binaries[variant.binary], model, sha256_file(model) if model else None
+def _plan_backend(variant: Variant, home: VtmHome, cfg: Path) -> Vtm:
+    backend = Vtm(
+        home.encoder(variant.binary), [cfg], {"SEIDecodedPictureHash": 1, **variant.options},
+        model=variant.model, kappa=variant.kappa,
+    )
+    if variant.binary == "patched" and not backend.info.has_fastpart:
+        raise FastpartError(
+            f"{backend.encoder}: does not know --FastPart, wanted a build of the patched tree; run "
+            "fastpart patch apply on the VTM tree and build it again"
         )
-    return encoders
+    return backend
 
 
-def _cut_points(plan: Plan, cuts: dict[str, dict], clips_root: Path, session: Path) -> list[_Point]:
-    points = []
-    for name in plan.cuts:
-        cut = cuts[name]
-        clip = make_cut(cut, clips_root, session / f"{name}.yuv")
-        own = cut.get("intra_period") or intra_period_for(parse_fps(cut["fps"]))
-        sha256 = sha256_file(clip.path)
-        points += [_Point(cut, clip, sha256, plan.intra_period or own, qp) for qp in plan.qps]
-    return points
+def ready(backend: Backend, kind: str, folder: Path) -> Encoder:
+    """Make a back end ready to run; folder: for copies, is created."""
+    if not isinstance(backend, Vtm):
+        return Encoder(backend, kind, Path(getattr(backend, "program", kind)), None,
+                       backend.identity())
+    original, model = backend.encoder, backend.model
+    folder.mkdir(parents=True)
+    copied = copy.copy(backend)
+    copied.encoder = Path(shutil.copy2(original, folder / original.name))
+    if model:
+        copied.model = Path(shutil.copy2(model, folder / "model"))
+    return Encoder(copied, kind, original, model, copied.identity())
+
+
+def cut_points(
+    cut: dict, clips_root: Path, session: Path, qps: Sequence[int], intra_period: int | None = None
+) -> list[Point]:
+    """Cut a test sequence into session; a point for each QP. intra_period: None for its own."""
+    clip = make_cut(cut, clips_root, session / f"{cut['name']}.yuv")
+    return clip_points(cut, clip, clips_root / cut["clip"], qps, intra_period)
+
+
+def clip_points(
+    cut: dict, clip: Clip, source: Path, qps: Sequence[int], intra_period: int | None = None
+) -> list[Point]:
+    """A point for each QP of a raw clip; cut: its name and what else is known of it."""
+    period = intra_period or cut.get("intra_period") or intra_period_for(clip.fps)
+    sha256 = sha256_file(clip.path)
+    return [Point(cut, clip, sha256, period, qp, source) for qp in qps]
 
 
 @dataclass(frozen=True)
-class _Runner:
-    """Everything that the encodes of one run share."""
+class Runner:
+    """Everything that the encodes of one run share.
 
-    plan: Plan
-    clips_root: Path
+    encoders: by variant, anchor among them. tolerant: a variant but the anchor that fails is
+    noted in `failures`, by (cut, QP, variant), and the run goes on. reconstruction: VTM's
+    encoders write theirs, and the decoders must give it. examine: measures a decoded file
+    besides PSNR, from (point, decoded clip) to further keys of the record.
+    """
+
+    encoders: dict[str, Encoder]
+    anchor: str
     out: Path
-    cfg: Path
-    cfg_sha256: str
     decoders: Decoders
-    encoders: dict[str, _Encoder]
     session: Path
+    tolerant: bool = False
+    reconstruction: bool = True
+    limit_intra_period: bool = False
+    examine: Callable[[Point, Clip], dict[str, Any]] | None = None
+    done: Callable[[dict[str, Any]], None] | None = None
+    failures: dict[tuple[str, int, str], str] = field(default_factory=dict)
 
-    def run(self, points: list[_Point], cores: Sequence[int], repetitions: int) -> None:
+    def run(self, points: list[Point], cores: Sequence[int], repetitions: int) -> None:
         records = load_records(self.out)
-        todo: queue.SimpleQueue[tuple[_Point, list[_Series]]] = queue.SimpleQueue()
+        todo: queue.SimpleQueue[tuple[Point, list[_Series]]] = queue.SimpleQueue()
         total = 0
         for point in points:
             planned = [self._series(point, rep, records) for rep in range(repetitions)]
             if series := [one for one in planned if one.runs]:
                 todo.put((point, series))
                 total += sum(len(one.runs) for one in series)
-        asked = len(points) * repetitions * len(self.plan.variants)
-        _say(f"{total} encodes to run for {asked} results; cores {', '.join(map(str, cores))}")
+        asked = len(points) * repetitions * len(self.encoders)
+        say(f"{total} encodes to run for {asked} results; cores {', '.join(map(str, cores))}")
         progress = _Progress(total)
         failures: list[BaseException] = []
 
@@ -241,20 +267,16 @@ class _Runner:
         if failures:
             raise failures[0]
 
-    def _identity(self, point: _Point, name: str) -> dict[str, Any]:
-        encoder = self.encoders[name]
+    def _identity(self, point: Point, name: str) -> dict[str, Any]:
         return {
-            "encoder": encoder.binary_sha256,
-            "model": encoder.model_sha256,
-            "cfg": self.cfg_sha256,
+            **self.encoders[name].identity,
             "clip": point.clip_sha256,
             "intra_period": point.intra_period,
-            "options": encoder.options,
         }
 
-    def _series(self, point: _Point, rep: int, records: dict[Path, dict]) -> _Series:
+    def _series(self, point: Point, rep: int, records: dict[Path, dict]) -> _Series:
         """What is missing of a repetition of a point, with the anchor to compare it with."""
-        anchor = self.plan.anchor
+        anchor = self.anchor
         here = {
             path: record
             for path, record in records.items()
@@ -268,7 +290,7 @@ class _Runner:
         ]
         anchored = {r["pairing"]["id"] for r in valid if r["variant"] == anchor}
         done = {r["variant"] for r in valid if r["pairing"]["id"] in anchored}
-        missing = [name for name in self.plan.variants if name not in done]
+        missing = [name for name in self.encoders if name not in done]
         if not missing:
             return _Series(rep, [], False)
         # A first record of the anchor stays while variants that do not run now relate to it.
@@ -285,7 +307,7 @@ class _Runner:
             number += 1
         runs = [
             (name, stem(point.cut["name"], point.qp, name, rep, number if name == anchor else 1))
-            for name in self.plan.variants
+            for name in self.encoders
             if name in missing or name == anchor
         ]
         return _Series(rep, runs[::-1] if rep % 2 else runs, bool(valid))
@@ -294,19 +316,31 @@ class _Runner:
         pairing = {"id": uuid.uuid4().hex, "order": [name for name, _ in series.runs]}
         seconds: dict[str, float] = {}
         for position, (name, file_stem) in enumerate(series.runs):
+            key = point.cut["name"], point.qp, name
             if failures:
                 return
-            record = self._measure(
-                point, name, series.rep, file_stem, core,
-                {**pairing, "position": position, "resumed": series.resumed},
-            )
+            if key in self.failures:
+                continue
+            try:
+                record = self._measure(
+                    point, name, series.rep, file_stem, core,
+                    {**pairing, "position": position, "resumed": series.resumed},
+                )
+            except FastpartError as error:
+                if not self.tolerant or name == self.anchor:
+                    raise
+                self.failures[key] = str(error)
+                say(f"{point.name} {name}: FAILED: {error}")
+                continue
             seconds[name] = record["encode"]["times"]["user_s"]
             progress.encoded(point, record)
-        anchor = seconds[self.plan.anchor]
+            if self.done:
+                self.done(record)
+        anchor = seconds.get(self.anchor, 0)
         ratios = [f"{name} {user_s / anchor:.3f}" for name, user_s in seconds.items()
-                  if name != self.plan.anchor and anchor > 0]
+                  if name != self.anchor and anchor > 0]
         if ratios:
-            _say(f"{point.name} r{series.rep}: T against {self.plan.anchor}: {', '.join(ratios)}")
+            say(f"{point.name} r{series.rep}: T against {self.anchor}: {', '.join(ratios)}")
 
     def _measure(self, point, name, rep, file_stem, core, pairing) -> dict[str, Any]:
         """One encode, its conformance and its record; the record's file appears last."""
@@ -315,36 +349,30 @@ class _Runner:
             self.session / f"{file_stem}{end}"
             for end in (".266", ".recon.yuv", ".decoded.yuv", ".log", ".decoder.log")
         )
-        recon, decoded = (
-            Clip(path, point.clip.width, point.clip.height, point.clip.fps, RECON_BIT_DEPTH,
-                 point.clip.frames)
-            for path in (recon_path, decoded_path)
-        )
-        options = encoder.options
-        if encoder.model:
-            options["FastPartModel"] = encoder.model
-        command = encode_command(
-            encoder.binary, [self.cfg], point.clip, point.qp, bitstream, recon_path, options,
-            intra_period=point.intra_period,
+        decoded = Clip(decoded_path, point.clip.width, point.clip.height, point.clip.fps,
+                       RECON_BIT_DEPTH, point.clip.frames)
+        with_recon = self.reconstruction and isinstance(encoder.backend, Vtm)
+        arguments = {"recon": recon_path} if with_recon else {}
+        command = encoder.backend.command(
+            point.clip, point.qp, bitstream, intra_period=point.intra_period, **arguments
         )
         started = datetime.now(timezone.utc)
         try:
             try:
-                result = run_encoder(command, log, core=core)
+                result = self._encode(encoder, command, log, core, point, name)
+                encode = encode_record(
+                    result, variant=encoder.kind, clip=point.clip, source=point.source,
+                    cfg_files=getattr(encoder.backend, "cfg_files", []), qp=point.qp,
+                    intra_period=point.intra_period, bitstream=bitstream,
+                    bitstream_name=self.out / bitstream.name, started=started,
+                    model=getattr(encoder.backend, "model", None),
+                )
             except FastpartError as error:
                 kept = self._keep(log, f"{file_stem}.failed.log")
                 raise FastpartError(f"{point.name}, {name}: {error}; log kept as {kept}") from error
-            encode = encode_record(
-                result, variant=encoder.variant.binary, clip=point.clip,
-                source=self.clips_root / point.cut["clip"], cfg_files=[self.cfg], qp=point.qp,
-                intra_period=point.intra_period, bitstream=bitstream,
-                bitstream_name=self.out / bitstream.name, started=started,
-                model=encoder.model,
-            )
             encode["encoder"]["path"] = str(encoder.original)
-            if encoder.model:
-                encode["model"]["path"] = str(encoder.variant.model)
-            found = check(bitstream, recon, self.decoders, decoded_path, decoder_log)
+            if encoder.original_model:
+                encode["model"]["path"] = str(encoder.original_model)
             record = {
                 "schema": SCHEMA,
                 "cut": point.cut["name"],
@@ -355,13 +383,13 @@ class _Runner:
                 "pairing": pairing,
                 "identity": self._identity(point, name),
                 "encode": encode,
-                "psnr": _psnr_of(point.clip, decoded),
-                "conformance": self._conformance(found),
+                **self._decoded(point, bitstream, decoded, recon_path if with_recon else None,
+                                decoder_log),
             }
             record_path = self.out / f"{file_stem}.json"
             record_path.unlink(missing_ok=True)
             self._keep(log, log.name)
-            if not found.conforms and decoder_log.exists():
+            if record["conformance"]["problems"] and decoder_log.exists():
                 self._keep(decoder_log, decoder_log.name)
             self._keep(bitstream, bitstream.name)
             write_json_atomic(record_path, record)
@@ -370,20 +398,52 @@ class _Runner:
             recon_path.unlink(missing_ok=True)
             decoded_path.unlink(missing_ok=True)
 
+    def _encode(self, encoder, command, log, core, point, name) -> EncodeResult:
+        if isinstance(encoder.backend, Vtm):
+            return run_encoder(command, log, core=core, limits=self._limits(point, name))
+        if encoder.backend.identity() != encoder.identity:
+            raise FastpartError(f"{encoder.original}: changed during the run, wanted it to stay")
+        usage = run_measured(command, log, core=core, limits=self._limits(point, name))
+        return EncodeResult(tuple(command), log, core, usage)
+
+    def _limits(self, point: Point, name: str) -> Limits:
+        """A tolerated variant may take many times as long as the anchor did, then it hangs."""
+        anchors = [
+            record["encode"]["times"]["wall_s"] for record in load_records(self.out).values()
+            if (record["cut"], record["qp"], record["variant"])
+            == (point.cut["name"], point.qp, self.anchor)
+        ]
+        if not self.tolerant or name == self.anchor or not anchors:
+            return Limits()
+        return Limits(wall_s=HANG_FLOOR_S + HANG_FACTOR * max(anchors))
+
+    def _decoded(self, point, bitstream, decoded, recon_path, log) -> dict[str, Any]:
+        """Conformance, PSNR and what else is examined, of a bitstream."""
+        pictures = replace(decoded, path=recon_path or bitstream)
+        found = check(
+            bitstream, pictures, self.decoders, decoded.path, log, recon=recon_path is not None,
+            intra_period=point.intra_period if self.limit_intra_period else None,
+        )
+        quality = psnr_of(point.clip, decoded)
+        more = self.examine(point, decoded) if self.examine and quality else {}
+        return {"psnr": quality, "conformance": conformance_record(found, self.decoders), **more}
+
     def _keep(self, path: Path, name: str) -> Path:
         """Move a file of the session to the records."""
         return path.replace(self.out / name)
 
-    def _conformance(self, found: Conformance) -> dict[str, Any]:
-        return {
-            "conforms": found.conforms,
-            **asdict(found),
-            "decoder": self.decoders.identity,
-            "ffmpeg": self.decoders.ffmpeg_version,
-        }
+
+def conformance_record(found: Conformance, decoders: Decoders) -> dict[str, Any]:
+    """The record's entry on conformance."""
+    return {
+        "conforms": found.conforms,
+        **asdict(found),
+        "decoder": decoders.identity,
+        "ffmpeg": decoders.ffmpeg_version,
+    }
 
 
-def _psnr_of(source: Clip, decoded: Clip) -> dict[str, float] | None:
+def psnr_of(source: Clip, decoded: Clip) -> dict[str, float] | None:
     """PSNR of a decoded file; None if it is incomplete."""
     size = decoded.path.stat().st_size if decoded.path.exists() else 0
     if size != decoded.frame_bytes * decoded.frames:
@@ -401,13 +461,13 @@ class _Progress:
         self._done = 0
         self._lock = threading.Lock()
 
-    def encoded(self, point: _Point, record: dict[str, Any]) -> None:
+    def encoded(self, point: Point, record: dict[str, Any]) -> None:
         with self._lock:
             self._done += 1
             done = self._done
         encode, quality = record["encode"], record["psnr"]
         shown = f"{quality['weighted']:.3f} dB" if quality else "no picture"
-        _say(
+        say(
             f"[{done}/{self._total}] {point.name} {record['variant']} r{record['rep']} "
             f"core {encode['core']}: {encode['times']['user_s']:.2f} s user, "
             f"{encode['kbps_without_sei']:.2f} kbps, {shown}, "
@@ -416,5 +476,6 @@ class _Progress:
         )
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """A line of progress, on stderr."""
     print(line, file=sys.stderr, flush=True)
