@@ -132,7 +132,7 @@ class Vvenc:
     """libvvenc at a preset, fixed or with learned partition depths.
 
     options: of libvvenc; they override the preset's. model: file of the learned choice, None for
-    the one of this package; only when accelerated, which takes no options.
+    the one of this package; only when accelerated, which takes no options. program: the ffmpeg.
     Raises FastpartError without libvvenc, and for a preset or option that cannot be.
     """
 
@@ -149,6 +149,7 @@ class Vvenc:
         if preset not in PRESETS:
             raise FastpartError(f"preset {preset}: wanted one of {', '.join(PRESETS)}")
         self.ffmpeg = Ffmpeg.find()
+        self.program = self.ffmpeg.path
         self.preset = preset
         self.accelerate = accelerate
         self.options = {str(name): str(value) for name, value in (options or {}).items()}
@@ -157,10 +158,11 @@ class Vvenc:
                 raise FastpartError(f"option {name}: is set by {OWN_OPTIONS[name]}, use that")
             if not name or re.search(r"[:=]", name) or ":" in value:
                 raise FastpartError(f"option {name}={value}: wanted a name and a value without `:`")
-        self.model = Path(model) if model else None
+        self.model = None
         if accelerate:
-            from fastpart.vvenc_choice import load_model
+            from fastpart.vvenc_choice import DEFAULT_MODEL, load_model
 
+            self.model = Path(model or DEFAULT_MODEL).resolve()
             if preset != ANCHOR_PRESET or self.options:
                 raise FastpartError(
                     f"preset {preset} with options {self.options}: the learned choice starts from "
@@ -194,18 +196,16 @@ class Vvenc:
             "--size", f"{clip.width}x{clip.height}", "--fps", str(clip.fps),
             "--bit-depth", str(clip.bit_depth), "--start", str(clip.start),
             "--frames", str(clip.frames), "--intra-period", str(intra_period),
-            *([] if picture_hash else ["--no-hash"]),
-            *(["--model", str(self.model.resolve())] if self.model else []),
+            "--model", str(self.model), *([] if picture_hash else ["--no-hash"]),
         ]
 
     def identity(self) -> dict[str, Any]:
         """SHA-256 of ffmpeg and of the model (or None), versions, preset and options."""
         from fastpart.record import sha256_file
-        from fastpart.vvenc_choice import DEFAULT_MODEL
 
         return {
             "encoder": sha256_file(self.ffmpeg.path),
-            "model": sha256_file(self.model or DEFAULT_MODEL) if self.accelerate else None,
+            "model": sha256_file(self.model) if self.model else None,
             "cfg": None,
             "options": {"preset": self.preset, **COMMON_OPTIONS, **self.options},
             "libvvenc": self.ffmpeg.libvvenc,
