@@ -1,9 +1,11 @@
 """Chooses libvvenc's partition depth by temporal layer for a clip and a QP, from cheap features.
 
-The model is a JSON file: for each layer (I pictures, then TId 0 to 5) a linear response of
-log time and of loss to the depths taken away, the response itself linear in the clip's features.
-All depth vectors that fall with the layer are tried in the model; the one with the least
-predicted loss among those whose predicted time ratio meets the target is chosen.
+What is chosen is a setting: `MaxMTTDepthI`, the digits of `MaxMTTDepth` (TId 0 to 5), and
+whether flat blocks are split no further (`ContentBasedFastQtbt`), which still clips at high QPs
+need besides. The model is a JSON file: for each of these a linear response of log time and of
+loss to the steps away from preset slower, the response itself linear in the clip's features. All
+settings are tried in the model; the one with the least predicted loss among those whose
+predicted time ratio meets the target is chosen.
 """
 
 from __future__ import annotations
@@ -24,11 +26,12 @@ from fastpart.media import Clip
 MODEL_SCHEMA = "fastpart.vvenc-choice/1"
 DEFAULT_MODEL = Path(__file__).parent / "models" / "vvenc.json"
 
-#: What a depth is chosen for, in order: luma and chroma of I pictures, then TId 0 to 5.
-LAYERS = ("I", "0", "1", "2", "3", "4", "5")
+#: What a setting holds: the depth of I pictures (luma and chroma) and of TId 0 to 5, and 1 where
+#: flat blocks are split no further, else 0.
+PARTS = ("I", "TId 0", "TId 1", "TId 2", "TId 3", "TId 4", "TId 5", "flat")
 
-#: Depths of preset slower, in the order of LAYERS.
-FULL_DEPTHS = (3, 3, 3, 3, 3, 3, 2)
+#: The setting that is preset slower.
+FULL = (3, 3, 3, 3, 3, 3, 2, 0)
 
 #: Names of the features, in the order of `feature_vector`.
 FEATURES = ("qp", "texture", "block_spread", "difference", "far_difference", "still_share")
@@ -44,28 +47,34 @@ _STILL = 1.5
 
 @dataclass(frozen=True)
 class Choice:
-    """depths: one for each of LAYERS. time, loss: predicted, ratio and percent."""
+    """setting: as PARTS. time, loss: predicted, ratio and percent."""
 
-    depths: tuple[int, ...]
+    setting: tuple[int, ...]
     time: float
     loss: float
 
     @property
     def options(self) -> dict[str, str]:
         """What to tell libvvenc."""
-        return depth_options(self.depths)
+        return setting_options(self.setting)
 
     def __str__(self) -> str:
         options = " ".join(f"{name}={value}" for name, value in self.options.items())
         return f"{options} (predicted: T {self.time:.3f}, loss {self.loss:+.2f} %)"
 
 
-def depth_options(depths: Sequence[int]) -> dict[str, str]:
-    """The libvvenc options of a depth vector; one digit for each TId, the lowest first."""
+def setting_options(setting: Sequence[int]) -> dict[str, str]:
+    """The libvvenc options of a setting; MaxMTTDepth has a digit for each TId, the lowest first."""
     return {
-        "MaxMTTDepth": "".join(map(str, depths[1:])),
-        "MaxMTTDepthI": str(depths[0]),
+        "MaxMTTDepth": "".join(map(str, setting[1:7])),
+        "MaxMTTDepthI": str(setting[0]),
+        "ContentBasedFastQtbt": str(setting[7]),
     }
+
+
+def steps(settings: Sequence[Sequence[int]] | np.ndarray) -> np.ndarray:
+    """Depths taken away and switches set, against FULL; of the shape of settings."""
+    return np.abs(np.array(FULL) - settings)
 
 
 def clip_features(clip: Clip) -> dict[str, float]:
@@ -121,7 +130,7 @@ def load_model(path: Path | None = None) -> dict[str, Any]:
     if found != MODEL_SCHEMA:
         raise FastpartError(f"{path}: schema {found!r}, wanted {MODEL_SCHEMA!r}; train it again")
     shapes = {"mean": (len(FEATURES),), "scale": (len(FEATURES),),
-              "time": (len(LAYERS), 1 + len(FEATURES)), "loss": (len(LAYERS), 1 + len(FEATURES))}
+              "time": (len(PARTS), 1 + len(FEATURES)), "loss": (len(PARTS), 1 + len(FEATURES))}
     for key, wanted in shapes.items():
         shape = np.shape(model.get(key))
         if shape != wanted:
@@ -135,37 +144,36 @@ def load_model(path: Path | None = None) -> dict[str, Any]:
     return model
 
 
-def predict(model: Mapping[str, Any], x: np.ndarray, removed: np.ndarray) -> tuple[Any, Any]:
-    """Predicted time ratio and loss (percent) of depth vectors.
+def predict(model: Mapping[str, Any], x: np.ndarray, moved: np.ndarray) -> tuple[Any, Any]:
+    """Predicted time ratio and loss (percent) of settings.
 
-    x: a feature vector. removed: depths taken away, shape (n, layers) or (layers,).
+    x: a feature vector. moved: `steps` of the settings, shape (n, parts) or (parts,).
     """
     z = np.concatenate(([1.0], (x - model["mean"]) / np.array(model["scale"])))
-    log_time, loss = (removed @ (np.array(model[key]) @ z) for key in ("time", "loss"))
+    log_time, loss = (moved @ (np.array(model[key]) @ z) for key in ("time", "loss"))
     return np.exp(log_time), loss
 
 
 def choose(model: Mapping[str, Any], features: Mapping[str, float], qp: int) -> Choice:
-    """The depths for a clip; the fastest of all when none meets the model's target."""
-    vectors = candidates()
-    removed = np.array(FULL_DEPTHS) - vectors
-    time, loss = predict(model, feature_vector(features, qp), removed)
+    """The setting for a clip; the fastest of all when none meets the model's target."""
+    settings = candidates()
+    time, loss = predict(model, feature_vector(features, qp), steps(settings))
     meets = np.flatnonzero(time <= model["target"])
     best = meets[np.argmin(loss[meets])] if len(meets) else int(np.argmin(time))
-    depths = tuple(int(value) for value in vectors[best])
-    return Choice(depths, float(time[best]), float(loss[best]))
+    return Choice(tuple(int(v) for v in settings[best]), float(time[best]), float(loss[best]))
 
 
 def candidates() -> np.ndarray:
-    """All depth vectors to choose from: from 1 to the full depth, not rising with the TId.
+    """All settings to choose from: depths from 1 to the full one, not rising with the TId.
 
     TId 0 and 1 have one depth, as short clips hardly have pictures of both.
     """
-    inter = itertools.product(*(range(1, full + 1) for full in FULL_DEPTHS[2:]))
+    inter = itertools.product(*(range(1, full + 1) for full in FULL[2:7]))
     falling = [d for d in inter if all(a >= b for a, b in itertools.pairwise(d))]
-    return np.array(
-        [(intra, d[0], *d) for intra in range(1, FULL_DEPTHS[0] + 1) for d in falling]
-    )
+    return np.array([
+        (intra, d[0], *d, flat)
+        for flat in (0, 1) for intra in range(1, FULL[0] + 1) for d in falling
+    ])
 
 
 def _opened(clip: Clip):

@@ -23,16 +23,17 @@ from fastpart.vvenc import Ffmpeg, Vvenc, encode_command
 from fastpart.vvenc_choice import (
     DEFAULT_MODEL,
     FEATURES,
-    FULL_DEPTHS,
-    LAYERS,
+    FULL,
     MODEL_SCHEMA,
+    PARTS,
     candidates,
     choose,
     clip_features,
-    depth_options,
     feature_vector,
     load_model,
     predict,
+    setting_options,
+    steps,
 )
 
 
@@ -205,7 +206,7 @@ def test_features_of_still_and_of_short_clips(tmp_path):
 def model_of(time: np.ndarray, loss: np.ndarray, target: float = 0.7) -> dict:
     columns = 1 + len(FEATURES)
     return {
-        "schema": MODEL_SCHEMA, "features": list(FEATURES), "layers": list(LAYERS),
+        "schema": MODEL_SCHEMA, "features": list(FEATURES), "parts": list(PARTS),
         "mean": [0.0] * len(FEATURES), "scale": [1.0] * len(FEATURES),
         "time": np.pad(time[:, None], ((0, 0), (0, columns - 1))).tolist(),
         "loss": np.pad(loss[:, None], ((0, 0), (0, columns - 1))).tolist(), "target": target,
@@ -217,33 +218,34 @@ def test_choice_is_the_least_loss_within_the_target():
     features = dict.fromkeys(FEATURES, 1.0)
     vectors = candidates()
     for _ in range(20):
-        time, loss = -random.uniform(0, 0.15, len(LAYERS)), random.uniform(0, 1, len(LAYERS))
+        time, loss = -random.uniform(0, 0.15, len(PARTS)), random.uniform(0, 1, len(PARTS))
         model = model_of(time, loss)
         found = choose(model, features, 32)
-        every = [(np.exp(sum(time * r)), sum(loss * r)) for r in np.array(FULL_DEPTHS) - vectors]
+        every = [(np.exp(sum(time * r)), sum(loss * r)) for r in steps(vectors)]
         within = [l for t, l in every if t <= 0.7]
         if within:
             assert found.loss == pytest.approx(min(within)) and found.time <= 0.7
         else:
             assert found.time == pytest.approx(min(t for t, _ in every))
-        assert predict(model, feature_vector(features, 32), np.zeros(len(LAYERS))) == (1, 0)
+        assert predict(model, feature_vector(features, 32), np.zeros(len(PARTS))) == (1, 0)
 
 
 def test_candidates_fall_with_the_layer_and_keep_a_split():
     vectors = candidates()
     assert len({tuple(v) for v in vectors}) == len(vectors)
-    assert tuple(FULL_DEPTHS) in {tuple(v) for v in vectors}
-    inter = vectors[:, 1:]
-    assert (np.diff(inter, axis=1) <= 0).all()
-    assert vectors.min() == 1 and (vectors <= FULL_DEPTHS).all()
+    assert tuple(FULL) in {tuple(v) for v in vectors}
+    depths = vectors[:, :-1]
+    assert (np.diff(depths[:, 1:], axis=1) <= 0).all()
+    assert depths.min() == 1 and (depths <= FULL[:-1]).all()
+    assert set(vectors[:, -1]) == {0, 1}
 
 
 def test_depths_act_on_their_own_layer(tmp_path):
     """One digit for each TId, the lowest first; I pictures have an option of their own."""
     clip = write_clip(tmp_path / "a.yuv", 64, 64, 1)
     one = {}
-    for name, depths in (("full", FULL_DEPTHS), ("inter", (3, 1, 1, 1, 1, 1, 1)), ("I", (0, *FULL_DEPTHS[1:]))):
-        out = encode(clip, tmp_path / f"{name}.266", options=depth_options(depths))
+    for name, setting in (("full", FULL), ("inter", (3, 1, 1, 1, 1, 1, 1, 0)), ("I", (0, *FULL[1:]))):
+        out = encode(clip, tmp_path / f"{name}.266", options=setting_options(setting))
         one[name] = decode(out, clip, tmp_path / f"{name}.yuv").path.read_bytes()
     assert one["full"] == one["inter"] != one["I"]
 
@@ -251,13 +253,13 @@ def test_depths_act_on_their_own_layer(tmp_path):
 def test_committed_model_can_be_used():
     model = load_model()
     assert DEFAULT_MODEL.stat().st_size < 20_000
-    assert model["layers"] == list(LAYERS)
+    assert model["parts"] == list(PARTS)
     vector = candidates()
     for qp in (22, 27, 32, 37):
         found = choose(model, {"texture": 4.0, "block_spread": 1.0, "difference": 2.0,
                                "far_difference": 3.0, "still_share": 0.3}, qp)
         assert found.time <= model["target"]
-        assert found.depths in {tuple(v) for v in vector}
+        assert found.setting in {tuple(v) for v in vector}
 
 
 @pytest.mark.parametrize(
@@ -265,12 +267,12 @@ def test_committed_model_can_be_used():
     [
         ({"schema": "x"}, "schema 'x', wanted"),
         ({"features": ["qp"]}, "features \\['qp'\\], wanted"),
-        ({"time": [[1.0]]}, "time has shape \\(1, 1\\), wanted \\(7, 7\\)"),
+        ({"time": [[1.0]]}, "time has shape \\(1, 1\\), wanted \\(8, 7\\)"),
         ({"target": None}, "target None, wanted a ratio"),
     ],
 )
 def test_model_file_round_trip_and_errors(tmp_path, change, said):
-    model = model_of(np.zeros(len(LAYERS)), np.zeros(len(LAYERS)))
+    model = model_of(np.zeros(len(PARTS)), np.zeros(len(PARTS)))
     path = tmp_path / "m.json"
     path.write_text(json.dumps(model))
     assert load_model(path) == model

@@ -16,15 +16,15 @@ from fastpart.errors import FastpartError
 from fastpart.training import vvenc
 from fastpart.training.command import VVENC_RECIPE
 from fastpart.vvenc import encode_command
-from fastpart.vvenc_choice import FEATURES, FULL_DEPTHS, LAYERS, candidates, depth_options, load_model
+from fastpart.vvenc_choice import FEATURES, FULL, PARTS, candidates, load_model, setting_options, steps
 
 COMMITTED = Path(str(VVENC_RECIPE)).parents[1] / "results" / "vvenc_train.tsv"
 
 
 def made_records(time: np.ndarray, loss: np.ndarray, slope: float = 0.2, seed: int = 3) -> list[dict]:
-    """Records of encodes whose log time and loss are linear in the depths taken away.
+    """Records of encodes whose log time and loss are linear in the steps away from it.
 
-    time: shape (layers,), but one unit of the feature `texture` doubles it. loss: percent.
+    time: shape (parts,), but one unit of the feature `texture` doubles it. loss: percent.
     """
     random = np.random.default_rng(seed)
     vectors = candidates()
@@ -37,13 +37,13 @@ def made_records(time: np.ndarray, loss: np.ndarray, slope: float = 0.2, seed: i
             base |= {"u": base["y"], "v": base["y"]}
             records.append({**base, "setting": "anchor"})
             for vector in vectors[random.choice(len(vectors), 4, replace=False)]:
-                removed = np.array(FULL_DEPTHS) - vector
+                moved = steps(vector)
                 scale = 2.0 ** features["texture"]
                 # Half of the loss as rate, half as quality.
-                half = float(loss @ removed) / 200
+                half = float(loss @ moved) / 200
                 records.append({
-                    **base, "setting": "depths:" + ",".join(map(str, vector)),
-                    "user_s": 10 * math.exp(scale * float(time @ removed)),
+                    **base, "setting": "parts:" + ",".join(map(str, vector)),
+                    "user_s": 10 * math.exp(scale * float(time @ moved)),
                     "bits": base["bits"] * math.exp(half),
                     **{plane: base[plane] - half / slope for plane in "yuv"},
                 })
@@ -57,9 +57,9 @@ def write_records(path: Path, records: list[dict]) -> None:
     ))
 
 
-def test_fit_finds_time_and_loss_of_the_layers(tmp_path):
-    time = np.array([-0.02, -0.005, -0.005, -0.01, -0.02, -0.03, -0.04])
-    loss = np.array([0.1, 0.05, 0.05, 0.1, 0.2, 0.2, 0.3])
+def test_fit_finds_time_and_loss_of_the_parts(tmp_path):
+    time = np.array([-0.02, -0.005, -0.005, -0.01, -0.02, -0.03, -0.04, -0.05])
+    loss = np.array([0.1, 0.05, 0.05, 0.1, 0.2, 0.2, 0.3, 0.4])
     write_records(tmp_path / "r.tsv", made_records(time, loss))
     model = vvenc.fit(vvenc.load_recipe(Path(str(VVENC_RECIPE))), tmp_path / "r.tsv", tmp_path / "m.json")
     assert load_model(tmp_path / "m.json") == json.loads(json.dumps(model))
@@ -74,14 +74,14 @@ def test_fit_finds_time_and_loss_of_the_layers(tmp_path):
 
 
 def test_loss_is_rate_at_equal_quality():
-    loss = np.array([0.0, 0, 0, 0, 0, 0, 2.0])
-    data = vvenc.samples(made_records(np.zeros(len(LAYERS)), loss))
-    assert data.loss == pytest.approx(2.0 * data.removed[:, 6], abs=1e-6)
+    loss = np.array([0.0, 0, 0, 0, 0, 0, 2.0, 0])
+    data = vvenc.samples(made_records(np.zeros(len(PARTS)), loss))
+    assert data.loss == pytest.approx(2.0 * data.moved[:, 6], abs=1e-6)
     assert data.log_time == pytest.approx(0)
 
 
 def test_a_cut_needs_two_anchors():
-    records = [r for r in made_records(np.zeros(7), np.zeros(7)) if r["qp"] == 22]
+    records = [r for r in made_records(np.zeros(len(PARTS)), np.zeros(len(PARTS))) if r["qp"] == 22]
     with pytest.raises(FastpartError, match="cut c0: 1 anchors, wanted one at each of two QPs"):
         vvenc.samples(records)
 
@@ -112,16 +112,16 @@ def test_collecting_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
     def argv(clip, qp, setting, bitstream):
         encoded.append((qp, setting))
-        options = depth_options(FULL_DEPTHS) if setting != "anchor" else {}
+        options = setting_options(FULL) if setting != "anchor" else {}
         return encode_command(vvenc.Ffmpeg.find().path, clip, qp, bitstream, intra_period=64,
                               preset="faster", options=options)
 
     monkeypatch.setattr(vvenc, "make_cut", make_cut)
-    wanted = [({"name": "a"}, qp, setting) for qp in (32, 37) for setting in ("anchor", "depths:3")]
+    wanted = [({"name": "a"}, qp, setting) for qp in (32, 37) for setting in ("anchor", "parts:3")]
     records = tmp_path / "r.tsv"
     assert vvenc.collect(wanted, records, tmp_path, tmp_path, argv, limit=3) == 1
     with records.open("a") as file:
-        file.write("a\t37\tdepths:3")
+        file.write("a\t37\tparts:3")
     assert vvenc.collect(wanted, records, tmp_path, tmp_path, argv) == 0
     rows = vvenc.read_records(records)
     assert [(r["cut"], r["qp"], r["setting"]) for r in rows] == [

@@ -1,8 +1,8 @@
 """Trains the learned choice of libvvenc's partition depths (`fastpart.vvenc_choice`).
 
-Every cell of the recipe (a cut at a QP) is encoded by the anchor and with some depth vectors; two
-ridge regressions then learn log time and loss as a function of the depths taken away, with
-responses that depend on the clip. Records (one line an encode, tab separated, see COLUMNS) are
+Every cell of the recipe (a cut at a QP) is encoded by the anchor and with some settings; two
+ridge regressions then learn log time and loss as a function of the steps away from the anchor,
+with responses that depend on the clip. Records (one line an encode, tab separated, see COLUMNS) are
 appended as they come, so a second start does what is missing.
 """
 
@@ -31,13 +31,13 @@ from fastpart.supervise import run_measured
 from fastpart.vvenc import Ffmpeg, Vvenc, encode_command
 from fastpart.vvenc_choice import (
     FEATURES,
-    FULL_DEPTHS,
-    LAYERS,
     MODEL_SCHEMA,
+    PARTS,
     candidates,
     clip_features,
-    depth_options,
     feature_vector,
+    setting_options,
+    steps,
 )
 
 #: One intra picture per cut, as in a long random-access run.
@@ -45,7 +45,7 @@ INTRA_PERIOD = 64
 
 ANCHOR = "anchor"
 
-#: Of a record: cut, QP, setting (`anchor`, `depths:3,3,2,...`, or a name of the recipe), user
+#: Of a record: cut, QP, setting (`anchor`, `parts:3,3,2,...`, or a name of the recipe), user
 #: seconds, bits of the bitstream, PSNR averages in dB, features of the clip.
 COLUMNS = (
     "cut", "qp", "setting", "user_s", "bits", "y", "u", "v",
@@ -56,9 +56,9 @@ COLUMNS = (
 @dataclass(frozen=True)
 class Recipe:
     """cuts: of train/, to learn from. tests: cuts to measure on, by no means of train/.
-    fixed: settings to compare with, by name: preset and options. fit: designs (depth vectors a
-    cell), removed (fewest and most depths taken away in one), seed, ridge (penalties to choose
-    from), target (predicted time ratio)."""
+    fixed: settings to compare with, by name: preset and options. fit: designs (settings a cell
+    that split flat blocks, and that do not), depths (fewest and most depths taken away in one),
+    seed, ridge (penalties to choose from), target (predicted time ratio)."""
 
     path: Path
     cuts: list[dict]
@@ -94,20 +94,25 @@ def load_recipe(path: Path) -> Recipe:
 def designs(recipe: Recipe) -> list[tuple[dict, int, str]]:
     """(cut, QP, setting) of each training encode, the anchor of a cell first.
 
-    The depth vectors are drawn from all that may be chosen, seeded by the recipe, with equal
-    probability for each number of depths taken away.
+    The settings are drawn from all that may be chosen, seeded by the recipe, with equal
+    probability for each number of depths taken away: first those that split flat blocks, for
+    all cells, then those that do not.
     """
     random = np.random.default_rng(recipe.fit["seed"])
-    vectors = candidates()
-    removed = (np.array(FULL_DEPTHS) - vectors).sum(axis=1)
-    totals = [t for t in np.unique(removed) if recipe.fit["removed"][0] <= t <= recipe.fit["removed"][1]]
+    settings = candidates()
+    fewest, most = recipe.fit["depths"]
     found = []
-    for cut in recipe.cuts:
-        for qp in cut["qps"]:
-            found.append((cut, qp, ANCHOR))
-            for total in random.choice(totals, recipe.fit["designs"], replace=False):
-                vector = vectors[random.choice(np.flatnonzero(removed == total))]
-                found.append((cut, qp, "depths:" + ",".join(map(str, vector))))
+    for flat, count in enumerate(recipe.fit["designs"]):
+        drawn = settings[settings[:, -1] == flat]
+        away = steps(drawn)[:, :-1].sum(axis=1)
+        totals = [total for total in np.unique(away) if fewest <= total <= most]
+        for cut in recipe.cuts:
+            for qp in cut["qps"]:
+                if not flat:
+                    found.append((cut, qp, ANCHOR))
+                for total in random.choice(totals, count, replace=False):
+                    setting = drawn[random.choice(np.flatnonzero(away == total))]
+                    found.append((cut, qp, "parts:" + ",".join(map(str, setting))))
     return found
 
 
@@ -186,6 +191,10 @@ def _encode(clip: Clip, argv: Callable[[Path], list[str]], work: Path, core: int
         return {"user_s": usage.user_s, "bits": 8 * bitstream.stat().st_size, "y": y, "u": u, "v": v}
 
 
+def _parts(setting: str) -> list[int]:
+    return [int(value) for value in setting.removeprefix("parts:").split(",")]
+
+
 def training_argv() -> Callable[[Clip, int, str, Path], list[str]]:
     """Command of a training encode."""
     ffmpeg = Ffmpeg.find().path
@@ -193,8 +202,7 @@ def training_argv() -> Callable[[Clip, int, str, Path], list[str]]:
     def argv(clip: Clip, qp: int, setting: str, bitstream: Path) -> list[str]:
         options: Mapping[str, str] = {}
         if setting != ANCHOR:
-            depths = [int(value) for value in setting.removeprefix("depths:").split(",")]
-            options = depth_options(depths)
+            options = setting_options(_parts(setting))
         return encode_command(
             ffmpeg, clip, qp, bitstream, intra_period=INTRA_PERIOD, picture_hash=False,
             options=options,
@@ -219,12 +227,12 @@ def test_argv(recipe: Recipe, model: Path) -> Callable[[Clip, int, str, Path], l
 
 @dataclass(frozen=True)
 class Samples:
-    """Training encodes, one row each but for anchors. x: features, not scaled. removed: depths
-    taken away, shape (n, layers). log_time: of the ratio to the anchor. loss: percent of rate at
+    """Training encodes, one row each but for anchors. x: features, not scaled. moved: `steps` of
+    the settings, shape (n, parts). log_time: of the ratio to the anchor. loss: percent of rate at
     equal (6Y+U+V)/8 PSNR. cut: name of each row's cut."""
 
     x: np.ndarray
-    removed: np.ndarray
+    moved: np.ndarray
     log_time: np.ndarray
     loss: np.ndarray
     cut: np.ndarray
@@ -247,7 +255,7 @@ def samples(records: Sequence[Mapping[str, Any]]) -> Samples:
         by_cut[cut].append((weighted_psnr(record), math.log(record["bits"])))
     rows = []
     for record in records:
-        if not record["setting"].startswith("depths:"):
+        if not record["setting"].startswith("parts:"):
             continue
         anchor = anchors.get((record["cut"], record["qp"]))
         points = sorted(by_cut[record["cut"]])
@@ -258,10 +266,9 @@ def samples(records: Sequence[Mapping[str, Any]]) -> Samples:
             )
         (low_db, low_rate), (high_db, high_rate) = points[0], points[-1]
         slope = (high_rate - low_rate) / (high_db - low_db)
-        depths = [int(value) for value in record["setting"].removeprefix("depths:").split(",")]
         rows.append((
             feature_vector({k: record[k] for k in FEATURES if k != "qp"}, record["qp"]),
-            np.array(FULL_DEPTHS) - depths,
+            steps(_parts(record["setting"])),
             math.log(record["user_s"] / anchor["user_s"]),
             100 * (math.log(record["bits"] / anchor["bits"])
                    - slope * (weighted_psnr(record) - weighted_psnr(anchor))),
@@ -270,26 +277,26 @@ def samples(records: Sequence[Mapping[str, Any]]) -> Samples:
     return Samples(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
-def _design(z: np.ndarray, removed: np.ndarray) -> np.ndarray:
-    """Layer by layer, removed x (1, scaled features); nothing removed changes nothing."""
-    terms = removed[:, :, None] * np.column_stack((np.ones(len(z)), z))[:, None, :]
+def _design(z: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """Part by part, steps x (1, scaled features); no step changes nothing."""
+    terms = moved[:, :, None] * np.column_stack((np.ones(len(z)), z))[:, None, :]
     return terms.reshape(len(z), -1)
 
 
-def fit_response(z: np.ndarray, removed: np.ndarray, y: np.ndarray, ridge: Sequence[float]) -> np.ndarray:
-    """Ridge regression: weights of shape (layers, 1 + features).
+def fit_response(z: np.ndarray, moved: np.ndarray, y: np.ndarray, ridge: Sequence[float]) -> np.ndarray:
+    """Ridge regression: weights of shape (parts, 1 + features).
 
     ridge: penalties of what all clips share, and of what features change; infinity takes the
     features out.
     """
-    layers, features = removed.shape[1], z.shape[1]
-    design = _design(z, removed)
-    penalty = np.tile([ridge[0], *[ridge[1]] * features], layers)
+    parts, features = moved.shape[1], z.shape[1]
+    design = _design(z, moved)
+    penalty = np.tile([ridge[0], *[ridge[1]] * features], parts)
     used = np.isfinite(penalty)
     a = design[:, used]
     weights = np.zeros(design.shape[1])
     weights[used] = np.linalg.solve(a.T @ a + np.diag(penalty[used]), a.T @ y)
-    return weights.reshape(layers, 1 + features)
+    return weights.reshape(parts, 1 + features)
 
 
 def cross_validate(
@@ -304,9 +311,9 @@ def cross_validate(
             out = data.cut == cut
             mean, scale = _scaling(data.x[~out])
             weights = fit_response(
-                (data.x[~out] - mean) / scale, data.removed[~out], y[~out], ridge
+                (data.x[~out] - mean) / scale, data.moved[~out], y[~out], ridge
             )
-            design = _design((data.x[out] - mean) / scale, data.removed[out])
+            design = _design((data.x[out] - mean) / scale, data.moved[out])
             residuals.append(y[out] - design @ weights.ravel())
         errors[tuple(ridge)] = float(np.sqrt(np.mean(np.concatenate(residuals) ** 2)))
     return errors
@@ -336,11 +343,11 @@ def fit(recipe: Recipe, records: Path, model_path: Path) -> dict[str, Any]:
             "error_without_features": errors[shared],
             "spread": float(y.std()),
         }
-        responses[target] = fit_response(z, data.removed, y, best)
+        responses[target] = fit_response(z, data.moved, y, best)
     model = {
         "schema": MODEL_SCHEMA,
         "features": list(FEATURES),
-        "layers": list(LAYERS),
+        "parts": list(PARTS),
         "mean": mean.tolist(),
         "scale": scale.tolist(),
         "time": responses["log_time"].tolist(),
