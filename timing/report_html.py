@@ -22,11 +22,11 @@ _PLANE_HEADS = {"y": "Y", "u": "U", "v": "V", "weighted": "6:1:1"}
 _STYLE = """
 :root { color-scheme: light dark; --bg: #fbfbfa; --card: #fff; --ink: #1d2126; --soft: #5d6670;
   --line: #dcdfe3; --grid: #e8eaed; --anchor: #6b7684; --entry: #1f6fd6; --pass: #1a7f37;
-  --fail: #c4262e; --inconclusive: #9a6700; --not_measured: #69737d; --window: #1a7f3714; }
+  --fail: #c4262e; --inconclusive: #9a6700; --not_measured: #69737d; --window: #1a7f3722; }
 @media (prefers-color-scheme: dark) { :root { --bg: #14171b; --card: #1c2026; --ink: #e6e9ec;
   --soft: #9aa4af; --line: #333a42; --grid: #2a3038; --anchor: #a3adb8; --entry: #6cabff;
   --pass: #4cc46a; --fail: #ff7b7b; --inconclusive: #e0af45; --not_measured: #98a2ad;
-  --window: #4cc46a1c; } }
+  --window: #4cc46a2c; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--bg); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
@@ -244,79 +244,72 @@ def _rd_plots(points: list[dict]) -> list[str]:
 
 def _time_plot(verdict: Mapping[str, Any], points: list[dict]) -> str:
     limit = get(verdict, "edition", "time_limit")
-    return _interval_plot(
-        points, "time", "time_ratio", "Time ratio", [limit] if limit else [],
-        "CPU time of the entry over that of the anchor, with its 95 % confidence interval"
-        + (f"; the line is the limit, {limit:.2f}" if limit else ""),
-        lambda values: (0.0, max([1.0, *(v * 1.05 for v in values)])), "{:.3f}",
+    caption = "CPU time of the entry over that of the anchor, with its 95 % confidence bounds"
+    measured = [row[key] for row in points for key in ("time_ratio", "time_low", "time_high")
+                if row[key] is not None]
+    return _dots(
+        points, "time", "time_ratio", "Time ratio",
+        caption + (f"; the line is the limit, {limit:.2f}" if limit else ""),
+        (0.0, max([1.0, *(value * 1.05 for value in measured)])), _whiskers, limit, "{:.3f}",
     )
 
 
 def _rate_plot(verdict: Mapping[str, Any], points: list[dict]) -> str:
-    rule = get(verdict, "edition", "rate_rule") or {}
-    low, high = rate_window(rule)
-    window = [value for value in (low, high) if value is not None]
-    text = f"; the window is {low:g} to {high:g} %" if len(window) == 2 else ""
-    return _interval_plot(
-        points, "rate", "rate_percent", "Bitrate", window,
-        "Bitrate of the entry in percent of the anchor's" + text,
-        lambda values: _padded([*values, *window, 100.0], 0.06, 1.0), "{:.2f} %",
+    bounds = [row[key] for row in points for key in ("rate_percent", "rate_low", "rate_high")
+              if row[key] is not None]
+    return _dots(
+        points, "rate", "rate_percent", "Bitrate",
+        "Bitrate of the entry in percent of the anchor's; the band is what the rule allows",
+        _padded([100.0, *bounds], 0.06, 1.0), _band, None, "{:.2f} %",
     )
 
 
-def rate_window(rule: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """Smallest and largest bitrate that an edition allows at each point, percent of the anchor's.
-
-    None for a rule that does not compare rates point by point.
-    """
-    if rule.get("rule", "each") != "each":
-        return None, None
-    found = [
-        rule[key] if isinstance(rule.get(key), int | float) else None for key in ("low", "high")
-    ]
-    return found[0], found[1]
+def _whiskers(axes: _Axes, y: float, low: float | None, high: float | None, colour: str) -> str:
+    """A confidence interval."""
+    if low is None or high is None:
+        return ""
+    left, right = axes.x(low), axes.x(high)
+    return (f'<path d="M{left:.1f} {y}H{right:.1f}M{left:.1f} {y - 4}v8M{right:.1f} {y - 4}v8" '
+            f'stroke="{colour}" stroke-width="1.6" fill="none"/>')
 
 
-def _interval_plot(
-    points: list[dict], what: str, key: str, title: str, lines: list[float], caption: str,
-    spread: Callable[[list[float]], tuple[float, float]], form: str,
+def _band(axes: _Axes, y: float, low: float | None, high: float | None, colour: str) -> str:
+    """What is allowed; without a bound, as far as is drawn."""
+    left = axes.x0 if low is None else axes.x(low)
+    right = axes.x1 if high is None else axes.x(high)
+    return (f'<path d="M{left:.1f} {y - 8}h{right - left:.1f}v16H{left:.1f}z" '
+            'fill="var(--window)" stroke="none"/>')
+
+
+def _dots(
+    points: list[dict], what: str, key: str, title: str, caption: str,
+    x_range: tuple[float, float], bounds: Callable[..., str], limit: float | None, form: str,
 ) -> str:
-    """A dot and its interval for each point, one below the other by sequence."""
-    def interval(row):
-        return [row[key], row[f"{what}_low"], row[f"{what}_high"]]
-
-    measured = [value for row in points for value in interval(row) if value is not None]
-    if not measured:
+    """A dot and its bounds for each point, one below the other by sequence."""
+    if all(row[key] is None for row in points):
         return f'<figure class="card"><figcaption><b>{title}</b> not measured</figcaption></figure>'
     names = list(dict.fromkeys(row["sequence"] for row in points))
-    height = 50 + 17 * len(points) + 22 * len(names)
-    axes = _Axes(400, height, spread(measured), (0, 1), left=52)
+    axes = _Axes(400, 50 + 17 * len(points) + 22 * len(names), x_range, (0, 1), left=52)
     parts = [axes.grid(_ticks(*axes.x_range), [], "")]
-    if len(lines) == 2:
-        left, right = map(axes.x, lines)
-        parts.append(f'<rect x="{left:.1f}" y="{axes.y1}" width="{right - left:.1f}" '
-                     f'height="{axes.y0 - axes.y1}" fill="var(--window)"/>')
-    parts += [f'<path d="M{axes.x(at):.1f} {axes.y1}V{axes.y0}" stroke="var(--ink)" '
-              'stroke-width="1.5" stroke-dasharray="4 3"/>' for at in lines]
+    if limit:
+        parts.append(f'<path d="M{axes.x(limit):.1f} {axes.y1}V{axes.y0}" stroke="var(--ink)" '
+                     'stroke-width="1.5" stroke-dasharray="4 3"/>')
     top = axes.y1 + 4
     for name in names:
         shown = str(name) if len(str(name)) <= 44 else f"{str(name)[:43]}…"
         parts.append(f'<text class="name" x="6" y="{top + 12}">{escape(shown)}</text>')
         top += 22
         for row in (row for row in points if row["sequence"] == name):
-            middle, low, high = interval(row)
-            y = top + 5
-            colour = f"var(--{row[f'{what}_status'] or row['status']})"
+            low, high, y = row[f"{what}_low"], row[f"{what}_high"], top + 5
+            status = row[f"{what}_status"]
+            colour = f"var(--{status if status in WORDS else row['status']})"
             parts.append(f'<text x="{axes.x0 - 6}" y="{y + 4}" text-anchor="end">'
                          f"QP {escape(str(row['qp']))}</text>")
-            if low is not None and high is not None:
-                parts.append(f'<path d="M{axes.x(low):.1f} {y}H{axes.x(high):.1f}M{axes.x(low):.1f} '
-                             f'{y - 4}v8M{axes.x(high):.1f} {y - 4}v8" stroke="{colour}" '
-                             'stroke-width="1.6" fill="none"/>')
-            if middle is not None:
-                bounds = "" if low is None else f" ({form.format(low)} to {form.format(high)})"
-                parts.append(f'<circle cx="{axes.x(middle):.1f}" cy="{y}" r="4" fill="{colour}">'
-                             f"<title>{form.format(middle)}{bounds}</title></circle>")
+            if row[key] is not None:
+                parts.append(bounds(axes, y, low, high, colour))
+                said = " to ".join("…" if v is None else form.format(v) for v in (low, high))
+                parts.append(f'<circle cx="{axes.x(row[key]):.1f}" cy="{y}" r="4" fill="{colour}">'
+                             f"<title>{form.format(row[key])} ({said})</title></circle>")
             top += 17
     return (
         f'<figure class="card">{axes.svg(title, *parts)}'
