@@ -18,6 +18,7 @@ COMMAND_MODULES = (
     "fastpart.training.command",
     "fastpart.timing.command",
     "fastpart.timing.report",
+    "fastpart.timing.demo",
 )
 
 DESCRIPTION = """\
