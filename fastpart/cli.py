@@ -17,6 +17,7 @@ COMMAND_MODULES = (
     "fastpart.doctor",
     "fastpart.training.command",
     "fastpart.timing.command",
+    "fastpart.timing.verify",
     "fastpart.timing.report",
     "fastpart.timing.demo",
 )
@@ -29,7 +30,9 @@ From a pristine VTM tree to a faster encode:
   2. fastpart patch apply VTM_TREE          then build the tree as its own README says
   3. fastpart encode IN -o OUT.266 --qp 32  encode with the learned predictor
 Training your own predictor: fastpart train collect, then fastpart train fit.
-Proving it: fastpart timing run, then fastpart timing table.
+Proving it: fastpart timing run, then fastpart timing table; as an organizer, fastpart verify.
+
+Exit codes: 0 done, 1 could not run, 130 interrupted; others are those of a command, see its --help.
 """
 
 

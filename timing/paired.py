@@ -211,7 +211,9 @@ class Runner:
 
     encoders: by variant, anchor among them. tolerant: a variant but the anchor that fails is
     noted in `failures`, by (cut, QP, variant), and the run goes on. reconstruction: VTM's
-    encoders write theirs, and the decoders must give it. examine: measures a decoded file
+    encoders write theirs, and the decoders must give it. limit_intra_period: the distance of
+    intra random access pictures may not be larger than the point's. bit_depth: of the coded
+    pictures. done: called with each record. examine: measures a decoded file
     besides PSNR, from (point, decoded clip) to further keys of the record.
     """
 
@@ -223,6 +225,7 @@ class Runner:
     tolerant: bool = False
     reconstruction: bool = True
     limit_intra_period: bool = False
+    bit_depth: int = RECON_BIT_DEPTH
     examine: Callable[[Point, Clip], dict[str, Any]] | None = None
     done: Callable[[dict[str, Any]], None] | None = None
     failures: dict[tuple[str, int, str], str] = field(default_factory=dict)
@@ -267,7 +270,8 @@ class Runner:
         if failures:
             raise failures[0]
 
-    def _identity(self, point: Point, name: str) -> dict[str, Any]:
+    def identity(self, point: Point, name: str) -> dict[str, Any]:
+        """What a record's results depend on."""
         return {
             **self.encoders[name].identity,
             "clip": point.clip_sha256,
@@ -286,7 +290,7 @@ class Runner:
             record
             for record in here.values()
             if record["variant"] in self.encoders
-            and record["identity"] == self._identity(point, record["variant"])
+            and record["identity"] == self.identity(point, record["variant"])
         ]
         anchored = {r["pairing"]["id"] for r in valid if r["variant"] == anchor}
         done = {r["variant"] for r in valid if r["pairing"]["id"] in anchored}
@@ -350,7 +354,7 @@ class Runner:
             for end in (".266", ".recon.yuv", ".decoded.yuv", ".log", ".decoder.log")
         )
         decoded = Clip(decoded_path, point.clip.width, point.clip.height, point.clip.fps,
-                       RECON_BIT_DEPTH, point.clip.frames)
+                       self.bit_depth, point.clip.frames)
         with_recon = self.reconstruction and isinstance(encoder.backend, Vtm)
         arguments = {"recon": recon_path} if with_recon else {}
         command = encoder.backend.command(
@@ -381,7 +385,7 @@ class Runner:
                 "variant": name,
                 "rep": rep,
                 "pairing": pairing,
-                "identity": self._identity(point, name),
+                "identity": self.identity(point, name),
                 "encode": encode,
                 **self._decoded(point, bitstream, decoded, recon_path if with_recon else None,
                                 decoder_log),
