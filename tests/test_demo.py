@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +15,8 @@ from fastpart.media import Clip
 from fastpart.timing import demo
 from fastpart.timing.edition import load_edition
 from fastpart.timing.synthetic import make_clip
+from fastpart.timing.verify import EXIT_CODES
+from fastpart.vtm import VtmHome
 
 
 def frames_of(clip: Clip) -> np.ndarray:
@@ -55,7 +57,57 @@ def test_any_clip_is_made_small(tmp_path, ffmpeg):
 
 def test_demo_rules_are_those_of_the_challenge_but_for_the_encoder():
     rules, challenge = load_edition("demo-vvenc"), load_edition("iscas2026-encoder")
-    for name in ("qps", "time_limit", "single_thread", "rate", "limit_intra_period", "psnr_weights"):
+    for name in ("qps", "time_limit", "rate", "limit_intra_period", "psnr_weights"):
         assert getattr(rules, name) == getattr(challenge, name)
     assert rules.decoders == ("ffmpeg",)
     assert "not VTM" in rules.title and "not a challenge result" in rules.title
+
+
+def test_demo_end_to_end(tmp_path, capsys):
+    pytest.importorskip("bjontegaard")
+    openpyxl = pytest.importorskip("openpyxl")
+    arguments = ["demo", "--backend", "vvenc", "--out", str(tmp_path / "d"), "--size", "64x64",
+                 "--frames", "2", "--repetitions", "1"]
+    code = main(arguments)
+    said = capsys.readouterr()
+    verdict = json.loads((tmp_path / "d" / "vvenc" / "verdict.json").read_text())
+    # The clip is too small for the time to mean anything; all else has to be right.
+    assert code == EXIT_CODES[verdict["overall"]["status"]]
+    assert verdict["edition"]["name"] == "demo-vvenc"
+    assert [point["qp"] for point in verdict["points"]] == [22, 27, 32, 37]
+    for point in verdict["points"]:
+        assert point["conformance"]["status"] == "pass", point["conformance"]
+        assert point["rate"]["status"] == "pass" and point["time"]["ratio"] > 0
+        assert point["anchor"]["psnr"]["weighted"] > 25
+    assert "learned depths" in verdict["entry"]["label"] and "not VTM" in verdict["entry"]["label"]
+    assert "-m fastpart.vvenc" in verdict["entry"]["command"]
+    assert len(verdict["entry"]["identity"]["model"]) == 64
+    page = (tmp_path / "d" / "report.html").read_text()
+    assert "not VTM, not a challenge result" in page
+    assert openpyxl.load_workbook(tmp_path / "d" / "report.xlsx").sheetnames[0] == "Summary"
+    assert "[8/8]" in said.err and str(tmp_path / "d" / "report.html") in said.out
+    assert main(arguments) == code
+    assert "0 encodes to run" in capsys.readouterr().err
+
+
+def test_demo_says_what_is_wrong(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for arguments, said in (
+        (["--out", str(tmp_path / "file" / "d")], "cannot be written"),
+        (["--size", "63x64"], "wanted even numbers from 64 on"),
+        (["--frames", "0"], "at least one frame"),
+        ([str(tmp_path / "none.mp4")], "none.mp4: cannot be read"),
+        (["--backend", "vtm", "--vtm-home", str(tmp_path)], "EncoderApp"),
+    ):
+        out = [] if "--out" in arguments else ["--out", str(tmp_path / "d")]
+        assert main(["demo", "--backend", "vvenc", *arguments, *out]) == 1
+        assert said in capsys.readouterr().err
+
+
+def test_vtm_is_used_where_it_is_complete(stub_home):
+    home = VtmHome.find(stub_home)
+    assert not demo.has_vtm(home)
+    decoder = stub_home / "23.2" / "stock" / "DecoderApp"
+    decoder.write_text("#!/bin/sh\n")
+    decoder.chmod(0o755)
+    assert demo.has_vtm(home)

@@ -147,10 +147,10 @@ def test_the_three_show_the_figures_of_the_record(tmp_path, verdict):
     for index, wanted in enumerate(verdict["points"]):
         for name, table in (("anchor", anchor_table), ("entry", entry_table)):
             had = wanted[name]
-            figures_wanted = [had["kbps"], *(had["psnr"][plane] for plane in PLANES),
+            figures_wanted = [had["kbps_without_sei"], *(had["psnr"][plane] for plane in PLANES),
                               had["encode_s"], had["decode_s"]]
             in_csv = [points[index][f"{name}_{key}"] for key in
-                      ("kbps", *(f"psnr_{plane}" for plane in PLANES), "encode_s", "decode_s")]
+                      ("kbps_without_sei", *(f"psnr_{plane}" for plane in PLANES), "encode_s", "decode_s")]
             assert [None if value == "" else float(value) for value in in_csv] == figures_wanted
             in_page = [cell[0] if isinstance(cell, list) else None for cell in table[index + 1][2:]]
             assert in_page == figures_wanted
@@ -158,7 +158,7 @@ def test_the_three_show_the_figures_of_the_record(tmp_path, verdict):
             assert sheet[2 + index][start : start + 7] == workbook(figures_wanted)
             (in_data,) = (row for row in data if row["scope"] == "point"
                           and (row["sequence"], row["qp"]) == (wanted["sequence"], wanted["qp"]))
-            assert [in_data[f"{name}_kbps_without_sei"]] == workbook([had["kbps_without_sei"]])
+            assert [in_data[f"{name}_kbps"]] == workbook([had["kbps"]])
         time = wanted["time"]
         wanted_time = [time[key] for key in ("ratio", "low", "high")]
         cell = by_point[index + 1][3]

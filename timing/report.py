@@ -235,9 +235,9 @@ def _no_formula(value: Any) -> Any:
     return value
 
 
-#: Columns of the sheet of sequences: heading, key, number format.
+#: Columns of the sheet of sequences: heading, key, number format. BD-rates go by these rates.
 _SIDE_HEADS = (
-    ("kbps", "kbps", "0.0000"), ("Y psnr", "psnr_y", "0.0000"), ("U psnr", "psnr_u", "0.0000"),
+    ("kbps w/o SEI", "kbps_without_sei", "0.0000"), ("Y psnr", "psnr_y", "0.0000"), ("U psnr", "psnr_u", "0.0000"),
     ("V psnr", "psnr_v", "0.0000"), ("6:1:1 psnr", "psnr_weighted", "0.0000"),
     ("EncT [s]", "encode_s", "0.00"), ("DecT [s]", "decode_s", "0.00"),
 )

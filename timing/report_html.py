@@ -19,6 +19,9 @@ WORDS = {
 }
 _PLANE_HEADS = {"y": "Y", "u": "U", "v": "V", "weighted": "6:1:1"}
 
+#: More remarks than these are folded away.
+_REASONS_SHOWN = 3
+
 _STYLE = """
 :root { color-scheme: light dark; --bg: #fbfbfa; --card: #fff; --ink: #1d2126; --soft: #5d6670;
   --line: #dcdfe3; --grid: #e8eaed; --anchor: #6b7684; --entry: #1f6fd6; --pass: #1a7f37;
@@ -48,10 +51,11 @@ svg { display: block; width: 100%; max-width: 560px; margin: 0 auto; height: aut
 svg text.name { fill: var(--ink); font-weight: 600; stroke: var(--card); stroke-width: 4px; paint-order: stroke; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 8px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: 4px 8px; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; }
 th.t, td.t { text-align: left; } th.w, td.w { white-space: normal; min-width: 24ch; text-align: left; }
 tr.sum td { font-weight: 600; } tr.first td { border-top: 2px solid var(--line); }
+summary { cursor: pointer; margin-top: 8px; color: var(--soft); }
 .badge { color: var(--tone); font-weight: 600; white-space: nowrap; }
 .pass { --tone: var(--pass); } .fail { --tone: var(--fail); }
 .inconclusive { --tone: var(--inconclusive); } .not_measured { --tone: var(--not_measured); }
@@ -122,12 +126,15 @@ def _headline(verdict: Mapping[str, Any], points: list[dict]) -> str:
         ("BD-rate, 6:1:1", _number(get(overall, "bd_rate", "weighted"), "{:+.2f} %")),
         ("points", f"{len(points)}"),
     ]
-    reasons = "".join(f"<p>{escape(str(text))}</p>" for text in overall.get("reasons") or [])
+    found = overall.get("reasons") or []
+    reasons = "".join(f"<p>{escape(str(text))}</p>" for text in found)
+    if len(found) > _REASONS_SHOWN:
+        reasons = f"<details><summary>{len(found)} remarks</summary>{reasons}</details>"
     return (
         f'<section class="card verdict {escape(str(status))}"><strong>{_badge(status)}</strong>'
-        f'<p>points: {escape(said)}</p>{reasons}<div class="tiles">'
+        f'<p>points: {escape(said)}</p><div class="tiles">'
         + "".join(f'<div><b>{value}</b><span class="soft">{name}</span></div>' for name, value in tiles)
-        + "</div></section>"
+        + f"</div>{reasons}</section>"
     )
 
 
@@ -210,9 +217,10 @@ def _rd_plots(points: list[dict]) -> list[str]:
         curves = {}
         for side in ("anchor", "entry"):
             curves[side] = sorted(
-                (row[f"{side}_kbps"], row[f"{side}_psnr_weighted"], row["qp"])
+                (row[f"{side}_kbps_without_sei"], row[f"{side}_psnr_weighted"], row["qp"])
                 for row in points
-                if row["sequence"] == name and row[f"{side}_kbps"] and row[f"{side}_psnr_weighted"]
+                if row["sequence"] == name
+                and row[f"{side}_kbps_without_sei"] and row[f"{side}_psnr_weighted"]
             )
         shown = [point for curve in curves.values() for point in curve]
         caption = f"<figcaption><b>{escape(str(name))}</b> "
@@ -223,7 +231,7 @@ def _rd_plots(points: list[dict]) -> list[str]:
         axes = _Axes(380, 250, (min(rates) / 1.15, max(rates) * 1.15),
                      _padded((quality for _, quality, _ in shown), 0.08, 0.2), log_x=True)
         parts = [axes.grid(_log_ticks(min(rates) / 1.15, max(rates) * 1.15), _ticks(*axes.y_range),
-                           "kbps (logarithmic)")]
+                           "kbps without SEI (logarithmic)")]
         for side, curve in curves.items():
             line = " ".join(f"{axes.x(rate):.1f},{axes.y(quality):.1f}" for rate, quality, _ in curve)
             dashes = 'stroke-dasharray="5 4"' if side == "anchor" else ""
@@ -358,7 +366,7 @@ def _point_table(verdict: Mapping[str, Any], points: list[dict]) -> str:
 
 def _measurements(rows: list[dict], anchor: str, entry: str) -> str:
     """Rate, PSNR and times of both encoders at each point."""
-    columns = [("kbps", "kbps", "{:.4f}"),
+    columns = [("kbps w/o SEI", "kbps_without_sei", "{:.4f}"),
                *((f"{head} psnr", f"psnr_{plane}", "{:.4f}") for plane, head in _PLANE_HEADS.items()),
                ("EncT [s]", "encode_s", "{:.2f}"), ("DecT [s]", "decode_s", "{:.2f}")]
     points = [row for row in rows if row["scope"] == "point"]
