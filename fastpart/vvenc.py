@@ -236,7 +236,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = parser.parse_args(argv)
         clip = Clip(args.input, *args.size, args.fps, args.bit_depth, args.frames, args.start)
-        choice = choose(load_model(args.model), clip_features(clip), args.qp)
+        choice = choose(load_model(args.model), clip_features(clip, args.qp), args.qp)
         command = encode_command(
             args.ffmpeg or ffmpeg_exe(), clip, args.qp, args.output,
             intra_period=args.intra_period, picture_hash=not args.no_hash, options=choice.options,

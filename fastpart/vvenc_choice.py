@@ -34,15 +34,13 @@ PARTS = ("I", "TId 0", "TId 1", "TId 2", "TId 3", "TId 4", "TId 5", "flat")
 FULL = (3, 3, 3, 3, 3, 3, 2, 0)
 
 #: Names of the features, in the order of `feature_vector`.
-FEATURES = ("qp", "texture", "block_spread", "difference", "far_difference", "still_share")
+FEATURES = ("qp", "texture", "change")
 
-#: At most so many pictures are looked at.
-_PICTURES = 5
+#: At most so many pairs of pictures are looked at.
+_PAIRS = 5
 _BLOCK = 16
-#: Frames between the pictures of a far difference.
-_FAR = 8
-#: A block whose samples change by less than this on average (of 255) is still.
-_STILL = 1.5
+#: Motion is looked for so many samples in each direction.
+_REACH = 3
 
 
 @dataclass(frozen=True)
@@ -77,36 +75,39 @@ def steps(settings: Sequence[Sequence[int]] | np.ndarray) -> np.ndarray:
     return np.abs(np.array(FULL) - settings)
 
 
-def clip_features(clip: Clip) -> dict[str, float]:
-    """Texture and change of a raw clip, from the luma of a few pictures; depends on nothing else.
+def clip_features(clip: Clip, qp: int) -> dict[str, float]:
+    """What a raw clip has for the encoder to code at a QP, from the luma of a few pictures.
 
-    texture: log2 of 1 + the mean over 16x16 blocks of the standard deviation, 8-bit scale.
-    block_spread: standard deviation over the blocks of log2 of 1 + that deviation.
-    difference: log2 of 1 + mean absolute difference of neighbouring pictures; far_difference:
-    of pictures 8 apart, or first and last. still_share: part of the blocks that hardly change.
+    Means over 16x16 blocks of log2(1 + a / step), with the quantiser step 2^((QP - 4) / 6) on the
+    8-bit scale. texture: a is the block's standard deviation. change: a is twice its mean
+    absolute difference from the next picture, at the best displacement of up to 3 samples.
     Raises FastpartError when the file is too short.
     """
-    step = max(1, (clip.frames - 1) // _PICTURES)
-    starts = list(range(0, max(1, clip.frames - 1), step))[:_PICTURES]
-    deviations, near, far, still = [], [], [], []
+    last = max(0, clip.frames - 2)
+    starts = sorted({round(last * index / (_PAIRS - 1)) for index in range(_PAIRS)})
+    step = 2 ** ((qp - 4) / 6)
+    texture, change = [], []
     with _opened(clip) as file:
         for start in starts:
             picture = _luma(file, clip, start)
-            deviations.append(_blocks(picture).std(axis=(1, 3)).ravel())
+            texture.append(_blocks(picture).std(axis=(1, 3)).ravel())
             if clip.frames > 1:
-                change = np.abs(picture - _luma(file, clip, start + 1))
-                near.append(change.mean())
-                still.append((_blocks(change).mean(axis=(1, 3)) < _STILL).mean())
-                other = min(start + _FAR, clip.frames - 1)
-                far.append(np.abs(picture - _luma(file, clip, other)).mean())
-    log_deviation = np.log2(1 + np.concatenate(deviations))
+                change.append(_change(picture, _luma(file, clip, start + 1)).ravel())
     return {
-        "texture": float(np.log2(1 + np.concatenate(deviations).mean())),
-        "block_spread": float(log_deviation.std()),
-        "difference": float(np.log2(1 + np.mean(near))) if near else 0.0,
-        "far_difference": float(np.log2(1 + np.mean(far))) if far else 0.0,
-        "still_share": float(np.mean(still)) if still else 1.0,
+        "texture": float(np.log2(1 + np.concatenate(texture) / step).mean()),
+        "change": float(np.log2(1 + 2 * np.concatenate(change) / step).mean()) if change else 0.0,
     }
+
+
+def _change(picture: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Mean absolute difference of each block from another picture, at its best displacement."""
+    height, width = picture.shape
+    padded = np.pad(other, _REACH, mode="edge")
+    offsets = range(2 * _REACH + 1)
+    return np.minimum.reduce([
+        _blocks(np.abs(picture - padded[y : y + height, x : x + width])).mean(axis=(1, 3))
+        for y in offsets for x in offsets
+    ])
 
 
 def feature_vector(features: Mapping[str, float], qp: int) -> np.ndarray:

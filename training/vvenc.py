@@ -1,8 +1,9 @@
 """Trains the learned choice of libvvenc's partition depths (`fastpart.vvenc_choice`).
 
-Every cell of the recipe (a cut at a QP) is encoded by the anchor and with some settings; two
-ridge regressions then learn log time and loss as a function of the steps away from the anchor,
-with responses that depend on the clip. Records (one line an encode, tab separated, see COLUMNS) are
+Every cell of the recipe (a cut at a QP) is encoded by the anchor and with some settings. Two linear
+models then learn log time and loss as functions of the steps away from the anchor: time by
+ridge regression, each step's effect depending on the clip; loss, which is small and noisy, by
+non-negative least squares drawn towards the same loss for every step, and for every clip. Records (one line an encode, tab separated, see COLUMNS) are
 appended as they come, so a second start does what is missing.
 """
 
@@ -46,7 +47,7 @@ INTRA_PERIOD = 64
 ANCHOR = "anchor"
 
 #: Of a record: cut, QP, setting (`anchor`, `parts:3,3,2,...`, or a name of the recipe), user
-#: seconds, bits of the bitstream, PSNR averages in dB, features of the clip.
+#: seconds, bits of the bitstream, PSNR averages in dB, features of the clip at the QP.
 COLUMNS = (
     "cut", "qp", "setting", "user_s", "bits", "y", "u", "v",
     *(name for name in FEATURES if name != "qp"),
@@ -58,7 +59,7 @@ class Recipe:
     """cuts: of train/, to learn from. tests: cuts to measure on, by no means of train/.
     fixed: settings to compare with, by name: preset and options. fit: designs (settings a cell
     that split flat blocks, and that do not), depths (fewest and most depths taken away in one),
-    seed, ridge (penalties to choose from), target (predicted time ratio)."""
+    seed, ridge and ridge_loss (penalties to choose from), limit (of the time ratio)."""
 
     path: Path
     cuts: list[dict]
@@ -157,14 +158,13 @@ def collect(
     # A line that was cut short makes room for a whole one.
     whole = records.read_bytes().rpartition(b"\n")
     records.write_bytes(whole[0] + whole[1])
-    clips: dict[str, tuple[Clip, dict]] = {}
+    clips: dict[str, Clip] = {}
     for index, (cut, qp, setting) in enumerate(todo[:limit]):
         name = cut["name"]
         if name not in clips:
-            clip = make_cut(cut, clips_root, work / "cuts" / f"{name}.yuv")
-            clips[name] = clip, clip_features(clip)
-        clip, features = clips[name]
-        row = {"cut": name, "qp": qp, "setting": setting, **features}
+            clips[name] = make_cut(cut, clips_root, work / "cuts" / f"{name}.yuv")
+        clip = clips[name]
+        row = {"cut": name, "qp": qp, "setting": setting, **clip_features(clip, qp)}
         row |= _encode(clip, lambda path: argv(clip, qp, setting, path), work, core)
         with records.open("a", encoding="utf-8") as file:
             file.write("\t".join(_text(row[column]) for column in COLUMNS) + "\n")
@@ -283,8 +283,8 @@ def _design(z: np.ndarray, moved: np.ndarray) -> np.ndarray:
     return terms.reshape(len(z), -1)
 
 
-def fit_response(z: np.ndarray, moved: np.ndarray, y: np.ndarray, ridge: Sequence[float]) -> np.ndarray:
-    """Ridge regression: weights of shape (parts, 1 + features).
+def fit_time(z: np.ndarray, moved: np.ndarray, y: np.ndarray, ridge: Sequence[float]) -> np.ndarray:
+    """Ridge regression of log time: weights of shape (parts, 1 + features).
 
     ridge: penalties of what all clips share, and of what features change; infinity takes the
     features out.
@@ -299,10 +299,27 @@ def fit_response(z: np.ndarray, moved: np.ndarray, y: np.ndarray, ridge: Sequenc
     return weights.reshape(parts, 1 + features)
 
 
+def fit_loss(z: np.ndarray, moved: np.ndarray, y: np.ndarray, ridge: Sequence[float]) -> np.ndarray:
+    """Loss of each part's step, none below 0: weights of shape (parts, 1 + features).
+
+    ridge: one penalty, on the distance from the mean loss of a step; features get no weight.
+    """
+    from scipy.optimize import nnls
+
+    parts = moved.shape[1]
+    mean = max(0.0, y.sum() / moved.sum())
+    pull = math.sqrt(ridge[0])
+    weights, _ = nnls(
+        np.vstack((moved, pull * np.eye(parts))), np.concatenate((y, np.full(parts, pull * mean)))
+    )
+    return np.column_stack((weights, np.zeros((parts, z.shape[1]))))
+
+
 def cross_validate(
-    data: Samples, target: str, ridges: Iterable[Sequence[float]]
+    data: Samples, target: str, fit_weights: Callable[..., np.ndarray],
+    ridges: Iterable[tuple[float, ...]],
 ) -> dict[tuple[float, ...], float]:
-    """Root mean square error on cuts left out in turn, for each pair of penalties."""
+    """Root mean square error on cuts left out in turn, for each penalty."""
     errors = {}
     y = getattr(data, target)
     for ridge in ridges:
@@ -310,12 +327,12 @@ def cross_validate(
         for cut in np.unique(data.cut):
             out = data.cut == cut
             mean, scale = _scaling(data.x[~out])
-            weights = fit_response(
+            weights = fit_weights(
                 (data.x[~out] - mean) / scale, data.moved[~out], y[~out], ridge
             )
             design = _design((data.x[out] - mean) / scale, data.moved[out])
             residuals.append(y[out] - design @ weights.ravel())
-        errors[tuple(ridge)] = float(np.sqrt(np.mean(np.concatenate(residuals) ** 2)))
+        errors[ridge] = float(np.sqrt(np.mean(np.concatenate(residuals) ** 2)))
     return errors
 
 
@@ -329,30 +346,21 @@ def fit(recipe: Recipe, records: Path, model_path: Path) -> dict[str, Any]:
     data = samples(read_records(records))
     mean, scale = _scaling(data.x)
     z = (data.x - mean) / scale
-    report, responses = {}, {}
-    for target in ("log_time", "loss"):
-        grid = [(a, b) for a in recipe.fit["ridge"] for b in (*recipe.fit["ridge"], math.inf)
-                if b >= a]
-        errors = cross_validate(data, target, grid)
-        best = min(errors, key=errors.get)
-        shared = min((k for k in errors if math.isinf(k[1])), key=errors.get)
-        y = getattr(data, target)
-        report[target] = {
-            "ridge": [None if math.isinf(value) else value for value in best],
-            "error": errors[best],
-            "error_without_features": errors[shared],
-            "spread": float(y.std()),
-        }
-        responses[target] = fit_response(z, data.moved, y, best)
+    penalties = recipe.fit["ridge"]
+    pairs = [(a, b) for a in penalties for b in (*penalties, math.inf) if b >= a]
+    times = cross_validate(data, "log_time", fit_time, pairs)
+    losses = cross_validate(data, "loss", fit_loss, [(a,) for a in recipe.fit["ridge_loss"]])
+    best_time, best_loss = min(times, key=times.get), min(losses, key=losses.get)
     model = {
         "schema": MODEL_SCHEMA,
         "features": list(FEATURES),
         "parts": list(PARTS),
         "mean": mean.tolist(),
         "scale": scale.tolist(),
-        "time": responses["log_time"].tolist(),
-        "loss": responses["loss"].tolist(),
-        "target": float(recipe.fit["target"]),
+        "time": fit_time(z, data.moved, data.log_time, best_time).tolist(),
+        "loss": fit_loss(z, data.moved, data.loss, best_loss).tolist(),
+        # One standard error of an unknown clip below the limit.
+        "target": recipe.fit["limit"] * math.exp(-times[best_time]),
         "training": {
             "fastpart": __version__,
             "libvvenc": Ffmpeg.find().libvvenc,
@@ -360,7 +368,15 @@ def fit(recipe: Recipe, records: Path, model_path: Path) -> dict[str, Any]:
             "records_sha256": sha256_file(records),
             "encodes": len(data.cut),
             "cuts": sorted(set(data.cut.tolist())),
-            "cross_validation": report,
+            "cross_validation": {
+                "log_time": times[best_time],
+                "log_time_without_features": min(e for k, e in times.items() if math.isinf(k[1])),
+                "log_time_spread": float(data.log_time.std()),
+                "loss": losses[best_loss],
+                "loss_spread": float(data.loss.std()),
+                "ridge_time": [None if math.isinf(value) else value for value in best_time],
+                "ridge_loss": best_loss[0],
+            },
         },
     }
     write_json_atomic(model_path, model)
