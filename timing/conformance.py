@@ -1,5 +1,8 @@
-"""Conformance of a bitstream: two independent decoders must give the same pictures, those of the
-encoder's reconstruction where there is one. What is decoded may be hostile: it runs within limits."""
+"""Conformance of a bitstream: two independent decoders must give the same pictures.
+
+They must be those of the encoder's reconstruction where there is one. What is decoded may be
+hostile: the decoders run within limits.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ from fastpart.supervise import Limits, run_measured
 from fastpart.vtm import VtmHome, binary_info
 
 _PICTURE = re.compile(r"^POC\s+(-?\d+) .*?(?=^POC\s|\Z)", re.MULTILINE | re.DOTALL)
-_SHOWN = re.compile(r"\[Parsed_showinfo\S* @ \S+\] n: *\d+ .* fmt:(\S+) .* s:(\d+x\d+) .* iskey:(\d)")
+_SHOWN = re.compile(
+    r"\[Parsed_showinfo\S* @ \S+\] n: *\d+ .* fmt:(\S+) .* s:(\d+x\d+) .* iskey:(\d)"
+)
 _ERROR = re.compile(r"error|invalid|fail|missing|could not|exceed", re.IGNORECASE)
 
 
@@ -141,14 +146,18 @@ def check(
         hashes = "wrong" if wrong else "verified" if ok else "absent"
         last = f"the last in decoding order is POC {said[-1][0]}" if said else "there is none"
         for poc in wrong:
-            problem(f"picture POC {poc}: the hash of what the stock decoder gets is not the one coded")
+            problem(
+                f"picture POC {poc}: the hash of what the stock decoder gets is not the one coded"
+            )
         if (recon or ok) and ok + len(wrong) != pictures.frames:
             problem(
                 f"the stock decoder verified {ok + len(wrong)} pictures, wanted {pictures.frames}; "
                 + last
             )
         elif len(said) != pictures.frames:
-            problem(f"the stock decoder gave {len(said)} pictures, wanted {pictures.frames}; {last}")
+            problem(
+                f"the stock decoder gave {len(said)} pictures, wanted {pictures.frames}; {last}"
+            )
         if failure and not wrong:
             problem(f"the stock decoder failed: {failure}")
         if recon:
