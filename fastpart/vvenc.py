@@ -56,15 +56,21 @@ class Ffmpeg:
 
     @classmethod
     def find(cls) -> Ffmpeg:
-        """The bundled one, or that of IMAGEIO_FFMPEG_EXE. Raises FastpartError if it lacks either."""
+        """The bundled one, or that of IMAGEIO_FFMPEG_EXE.
+
+        Raises FastpartError if it lacks either, or libvvenc does not work.
+        """
         return _examine(ffmpeg_exe())
 
 
 @functools.cache
 def _examine(path: str) -> Ffmpeg:
     for kind, name in (("encoder", "libvvenc"), ("decoder", "vvc")):
-        if not re.search(rf"^{kind.title()} {name}\b", _says(path, "-h", f"{kind}={name}"), re.MULTILINE):
-            raise FastpartError(f"{path}: has no {kind} {name}, wanted an ffmpeg with it; {_UPGRADE}")
+        about = _says(path, "-h", f"{kind}={name}")
+        if not re.search(rf"^{kind.title()} {name}\b", about, re.MULTILINE):
+            raise FastpartError(
+                f"{path}: has no {kind} {name}, wanted an ffmpeg with it; {_UPGRADE}"
+            )
     version = re.match(r"ffmpeg version (\S+)", _says(path, "-version"))
     # Only an encoder at work tells its version.
     trial = _says(
@@ -219,7 +225,8 @@ def main(argv: list[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(
         prog="python -m fastpart.vvenc",
-        description="Encode a raw clip with libvvenc at preset slower and learned partition depths.",
+        description="Encode a raw clip with libvvenc at preset slower, with learned partition "
+        "depths.",
     )
     parser.add_argument("input", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +140,9 @@ def load_model(path: Path | None = None) -> dict[str, Any]:
             f"{path}: features {model.get('features')}, wanted {list(FEATURES)}; train it again"
         )
     if not isinstance(model.get("target"), float):
-        raise FastpartError(f"{path}: target {model.get('target')!r}, wanted a ratio; train it again")
+        raise FastpartError(
+            f"{path}: target {model.get('target')!r}, wanted a ratio; train it again"
+        )
     return model
 
 

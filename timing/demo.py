@@ -54,15 +54,16 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("clip", nargs="?", metavar="CLIP",
                         help="its first frames, made small (default: a clip made on the spot)")
     parser.add_argument("--out", type=Path, default=Path("fastpart-demo"), metavar="DIR",
-                        help="folder for clip, bitstreams, verdict and report (default: fastpart-demo)")
+                        help="folder for clip, bitstreams, verdict and report (default: "
+                        "fastpart-demo)")
     parser.add_argument("--backend", choices=("auto", "vtm", "vvenc"), default="auto",
                         help="auto: VTM if stock and patched binaries are found, else libvvenc")
     parser.add_argument("--size", metavar="WxH", help="picture size to encode "
                         f"(default: {SCALES['vvenc'].size[0]}x{SCALES['vvenc'].size[1]})")
     parser.add_argument("--frames", type=int, metavar="N", help="how many (default: "
                         f"{SCALES['vvenc'].frames}, with VTM {SCALES['vtm'].frames})")
-    parser.add_argument("--repetitions", type=int, metavar="N", help="pairs of encodes at each point "
-                        f"(default: {SCALES['vvenc'].repetitions}, with VTM "
+    parser.add_argument("--repetitions", type=int, metavar="N", help="pairs of encodes at each "
+                        f"point (default: {SCALES['vvenc'].repetitions}, with VTM "
                         f"{SCALES['vtm'].repetitions})")
     parser.add_argument("--cores", metavar="N,...", help="CPUs that each take one point at a time "
                         "(default: all that this process may use)")

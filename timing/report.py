@@ -63,7 +63,7 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.set_defaults(run=run)
     parser.add_argument("verdict", type=Path, metavar="VERDICT.json|DIR",
-                        help=f"the record, or the folder of fastpart verify that holds {VERDICT_NAME}")
+                        help=f"the record, or the folder that holds it as {VERDICT_NAME}")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write to (default: that "
                         "of the record)")
 
@@ -117,7 +117,9 @@ def check_verdict(verdict: Any, path: str | os.PathLike = VERDICT_NAME) -> None:
     for part in ("points", "sequences", "classes"):
         for number, entry in enumerate(verdict[part]):
             if not isinstance(entry, dict):
-                raise FastpartError(f"{path}: {part}[{number}] is no object; run fastpart verify again")
+                raise FastpartError(
+                    f"{path}: {part}[{number}] is no object; run fastpart verify again"
+                )
             needed = {"points": ("sequence", "qp", "status"), "sequences": ("sequence",),
                       "classes": ("class",)}[part]
             if missing := [key for key in needed if key not in entry]:
@@ -218,7 +220,7 @@ def _sum_row(scope: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     """A line of COLUMNS and one of each row; empty where a value is None.
 
-    Text that a spreadsheet would take for a formula gets a quote in front.
+    Text is one line; what a spreadsheet would take for a formula gets a quote in front.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -229,16 +231,16 @@ def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _no_formula(value: Any) -> Any:
-    if isinstance(value, str):
-        value = value.replace("\r", " ").replace("\n", " ") if value.strip("\r\n") != value else value
-        return f"'{value}" if value.lstrip().startswith(_FORMULA) else value
-    return value
+    if not isinstance(value, str):
+        return value
+    line = re.sub(r"[\r\n]+", " ", value)
+    return f"'{line}" if value.startswith(_FORMULA) or line.lstrip().startswith(_FORMULA) else line
 
 
 #: Columns of the sheet of sequences: heading, key, number format. BD-rates go by these rates.
 _SIDE_HEADS = (
-    ("kbps w/o SEI", "kbps_without_sei", "0.0000"), ("Y psnr", "psnr_y", "0.0000"), ("U psnr", "psnr_u", "0.0000"),
-    ("V psnr", "psnr_v", "0.0000"), ("6:1:1 psnr", "psnr_weighted", "0.0000"),
+    ("kbps w/o SEI", "kbps_without_sei", "0.0000"), ("Y psnr", "psnr_y", "0.0000"),
+    ("U psnr", "psnr_u", "0.0000"), ("V psnr", "psnr_v", "0.0000"), ("6:1:1 psnr", "psnr_weighted", "0.0000"),
     ("EncT [s]", "encode_s", "0.00"), ("DecT [s]", "decode_s", "0.00"),
 )
 _BD_HEADS = (("Y", "y"), ("U", "u"), ("V", "v"), ("6:1:1", "weighted"))
@@ -309,8 +311,8 @@ def _summary_sheet(sheet: Any, verdict: Mapping[str, Any], rows: list[dict]) -> 
         ("worst time ratio", overall.get("worst_time_ratio")),
         ("created", verdict.get("created")),
         ("fastpart", verdict.get("fastpart")),
-        *((f"machine {key}", _flat(value)) for key, value in (verdict.get("machine") or {}).items()),
-        *((f"command {key}", _flat(value)) for key, value in (verdict.get("commands") or {}).items()),
+        *((f"machine {key}", value) for key, value in (verdict.get("machine") or {}).items()),
+        *((f"command {key}", value) for key, value in (verdict.get("commands") or {}).items()),
         ("anchor command", get(verdict, "anchor", "command")),
         ("entry command", get(verdict, "entry", "command")),
     ):
@@ -320,8 +322,8 @@ def _summary_sheet(sheet: Any, verdict: Mapping[str, Any], rows: list[dict]) -> 
     for row in rows:
         if row["scope"] in ("class", "overall"):
             name = row["class"] if row["scope"] == "class" else "Overall"
-            _append(sheet, [(name, None), *((row[f"bd_rate_{key}"], "0.00") for _, key in _BD_HEADS),
-                            (row["time_ratio"], "0.000")])
+            rates = [(row[f"bd_rate_{key}"], "0.00") for _, key in _BD_HEADS]
+            _append(sheet, [(name, None), *rates, (row["time_ratio"], "0.000")])
 
 
 def _flat(value: Any) -> Any:
@@ -349,7 +351,8 @@ def _sequences_sheet(sheet: Any, verdict: Mapping[str, Any], rows: list[dict]) -
             _append(sheet, [
                 (row["class"] if first else None, None), (row["sequence"] if first else None, None),
                 (row["qp"], None),
-                *((row[f"{side}_{key}"], form) for side, _ in sides for _, key, form in _SIDE_HEADS),
+                *((row[f"{side}_{key}"], form)
+                  for side, _ in sides for _, key, form in _SIDE_HEADS),
                 *((rates.get(f"bd_rate_{key}"), "0.00") for _, key in _BD_HEADS),
                 (row["time_ratio"], "0.000"), (row["rate_percent"], "0.00"), (row["status"], None),
             ])

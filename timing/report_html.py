@@ -133,14 +133,16 @@ def _headline(verdict: Mapping[str, Any], points: list[dict]) -> str:
     return (
         f'<section class="card verdict {escape(str(status))}"><strong>{_badge(status)}</strong>'
         f'<p>points: {escape(said)}</p><div class="tiles">'
-        + "".join(f'<div><b>{value}</b><span class="soft">{name}</span></div>' for name, value in tiles)
+        + "".join(f'<div><b>{value}</b><span class="soft">{name}</span></div>'
+                  for name, value in tiles)
         + f"</div>{reasons}</section>"
     )
 
 
 def _keys(anchor: str, entry: str) -> str:
     return "<p>" + "".join(
-        f'<span class="key"><span style="--c: var(--{name}); --dash: {dash}"></span>{escape(label)}</span>'
+        f'<span class="key"><span style="--c: var(--{name}); --dash: {dash}"></span>'
+        f"{escape(label)}</span>"
         for name, dash, label in (("anchor", "dashed", anchor), ("entry", "solid", entry))
     ) + "</p>"
 
@@ -225,7 +227,8 @@ def _rd_plots(points: list[dict]) -> list[str]:
         shown = [point for curve in curves.values() for point in curve]
         caption = f"<figcaption><b>{escape(str(name))}</b> "
         if not shown:
-            plots.append(f'<figure class="card">{caption}no rate and PSNR measured</figcaption></figure>')
+            plots.append(f'<figure class="card">{caption}no rate and PSNR measured</figcaption>'
+                         "</figure>")
             continue
         rates = [rate for rate, _, _ in shown]
         axes = _Axes(380, 250, (min(rates) / 1.15, max(rates) * 1.15),
@@ -233,7 +236,8 @@ def _rd_plots(points: list[dict]) -> list[str]:
         parts = [axes.grid(_log_ticks(min(rates) / 1.15, max(rates) * 1.15), _ticks(*axes.y_range),
                            "kbps without SEI (logarithmic)")]
         for side, curve in curves.items():
-            line = " ".join(f"{axes.x(rate):.1f},{axes.y(quality):.1f}" for rate, quality, _ in curve)
+            line = " ".join(f"{axes.x(rate):.1f},{axes.y(quality):.1f}"
+                            for rate, quality, _ in curve)
             dashes = 'stroke-dasharray="5 4"' if side == "anchor" else ""
             parts.append(f'<polyline points="{line}" fill="none" stroke="var(--{side})" '
                          f'stroke-width="2" {dashes}/>')
@@ -330,7 +334,8 @@ def _table(heads: Sequence[tuple[str, str]], rows: Iterable[tuple[str, Sequence[
     head = "".join(f'<th class="{kind}">{text}</th>' for text, kind in heads)
     body = "".join(
         f'<tr class="{row_class}">'
-        + "".join(f'<td class="{kind}">{cell}</td>' for cell, (_, kind) in zip(cells, heads, strict=True))
+        + "".join(f'<td class="{kind}">{cell}</td>'
+                  for cell, (_, kind) in zip(cells, heads, strict=True))
         + "</tr>\n"
         for row_class, cells in rows
     )
@@ -367,7 +372,8 @@ def _point_table(verdict: Mapping[str, Any], points: list[dict]) -> str:
 def _measurements(rows: list[dict], anchor: str, entry: str) -> str:
     """Rate, PSNR and times of both encoders at each point."""
     columns = [("kbps w/o SEI", "kbps_without_sei", "{:.4f}"),
-               *((f"{head} psnr", f"psnr_{plane}", "{:.4f}") for plane, head in _PLANE_HEADS.items()),
+               *((f"{head} psnr", f"psnr_{plane}", "{:.4f}")
+                 for plane, head in _PLANE_HEADS.items()),
                ("EncT [s]", "encode_s", "{:.2f}"), ("DecT [s]", "decode_s", "{:.2f}")]
     points = [row for row in rows if row["scope"] == "point"]
     tables = []
@@ -392,8 +398,8 @@ def _sums(rows: list[dict]) -> str:
         (f"{_PLANE_HEADS[plane]}{' (akima)' if kind == 'bd_rate_akima' else ''}", "")
         for kind in kinds for plane in PLANES
     ), ("EncT ratio", "")]
-    names = {"sequence": lambda row: str(row["sequence"]), "class": lambda row: f"Class {row['class']}",
-             "overall": lambda row: "Overall"}
+    names = {"sequence": lambda row: str(row["sequence"]),
+             "class": lambda row: f"Class {row['class']}", "overall": lambda row: "Overall"}
     body = [
         ("sum" if row["scope"] != "sequence" else "", [
             escape(names[row["scope"]](row)),
@@ -426,8 +432,9 @@ def _about(verdict: Mapping[str, Any]) -> str:
             commands.append((f"{side}: command", shown(verdict[side]["command"])))
         commands.append((f"{side}: identity", shown(verdict[side].get("identity"))))
     rules = [(f"edition: {key}", shown(value)) for key, value in verdict["edition"].items()]
-    made = [("created", shown(verdict.get("created"))), ("fastpart", shown(verdict.get("fastpart")))]
+    made = [(key, shown(verdict.get(key))) for key in ("created", "fastpart")]
     return '<dl class="card">' + "".join(
-        f"<dt>{escape(key)}</dt><dd>{f'<code>{escape(text)}</code>' if ': ' in key else escape(text)}</dd>"
+        f"<dt>{escape(key)}</dt><dd>"
+        + (f"<code>{escape(text)}</code>" if ": " in key else escape(text)) + "</dd>"
         for key, text in [*made, *rows, *rules, *commands]
     ) + "</dl>"

@@ -3,14 +3,14 @@
 Every cell of the recipe (a cut at a QP) is encoded by the anchor and with some settings. Two linear
 models then learn log time and loss as functions of the steps away from the anchor: time by
 ridge regression, each step's effect depending on the clip; loss, which is small and noisy, by
-non-negative least squares drawn towards the same loss for every step, and for every clip. Records (one line an encode, tab separated, see COLUMNS) are
-appended as they come, so a second start does what is missing.
+non-negative least squares drawn towards the same loss for every step, and for every clip.
+Records (one line an encode, tab separated, see COLUMNS) are appended as they come, so a second
+start does what is missing.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import math
 import sys
 import tempfile
@@ -18,6 +18,7 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +129,8 @@ def read_records(path: Path) -> list[dict[str, Any]]:
                 f"{path}: columns {reader.fieldnames}, wanted {list(COLUMNS)}; choose another file"
             )
         rows = [row for row in reader if all(row[name] for name in COLUMNS)]
-    texts = ("cut", "setting")
-    return [
-        {k: v if k in texts else int(v) if k in ("qp", "bits") else float(v) for k, v in row.items()}
-        for row in rows
-    ]
+    kinds = {"cut": str, "setting": str, "qp": int, "bits": int}
+    return [{name: kinds.get(name, float)(text) for name, text in row.items()} for row in rows]
 
 
 def collect(
@@ -165,7 +163,7 @@ def collect(
             clips[name] = make_cut(cut, clips_root, work / "cuts" / f"{name}.yuv")
         clip = clips[name]
         row = {"cut": name, "qp": qp, "setting": setting, **clip_features(clip, qp)}
-        row |= _encode(clip, lambda path: argv(clip, qp, setting, path), work, core)
+        row |= _encode(clip, partial(argv, clip, qp, setting), work, core)
         with records.open("a", encoding="utf-8") as file:
             file.write("\t".join(_text(row[column]) for column in COLUMNS) + "\n")
         print(
@@ -188,7 +186,8 @@ def _encode(clip: Clip, argv: Callable[[Path], list[str]], work: Path, core: int
         y, u, v = psnr(
             clip, Clip(decoded, clip.width, clip.height, clip.fps, 10, clip.frames)
         ).planes
-        return {"user_s": usage.user_s, "bits": 8 * bitstream.stat().st_size, "y": y, "u": u, "v": v}
+        bits = 8 * bitstream.stat().st_size
+        return {"user_s": usage.user_s, "bits": bits, "y": y, "u": u, "v": v}
 
 
 def _parts(setting: str) -> list[int]:
