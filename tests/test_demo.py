@@ -55,12 +55,18 @@ def test_any_clip_is_made_small(tmp_path, ffmpeg):
     assert not list(tmp_path.glob(".clip.*"))
 
 
-def test_demo_rules_are_those_of_the_challenge_but_for_the_encoder():
-    rules, challenge = load_edition("demo-vvenc"), load_edition("iscas2026-encoder")
+@pytest.mark.parametrize("backend", sorted(demo.SCALES))
+def test_demo_rules_are_those_of_the_challenge(backend):
+    rules = load_edition(demo.SCALES[backend].edition)
+    challenge = load_edition("iscas2026-encoder")
     for name in ("qps", "time_limit", "rate", "limit_intra_period", "psnr_weights"):
         assert getattr(rules, name) == getattr(challenge, name)
-    assert rules.decoders == ("ffmpeg",)
-    assert "not VTM" in rules.title and "not a challenge result" in rules.title
+    assert "not a challenge result" in rules.title
+    if backend == "vtm":
+        assert (rules.anchor, rules.decoders) == (challenge.anchor, challenge.decoders)
+        assert rules.single_thread and rules.entry == challenge.entry
+    else:
+        assert rules.decoders == ("ffmpeg",) and "not VTM" in rules.title
 
 
 def test_demo_end_to_end(tmp_path, capsys):

@@ -34,7 +34,7 @@ class Scale:
 #: By back end, for about five minutes on two cores.
 SCALES = {
     "vvenc": Scale("demo-vvenc", (160, 96), 33, 3),
-    "vtm": Scale("iscas2026-encoder", (160, 96), 17, 1),
+    "vtm": Scale("demo-vtm", (160, 96), 17, 1),
 }
 
 #: One intra picture per clip, as in a long random-access run.

@@ -240,7 +240,8 @@ def _no_formula(value: Any) -> Any:
 #: Columns of the sheet of sequences: heading, key, number format. BD-rates go by these rates.
 _SIDE_HEADS = (
     ("kbps w/o SEI", "kbps_without_sei", "0.0000"), ("Y psnr", "psnr_y", "0.0000"),
-    ("U psnr", "psnr_u", "0.0000"), ("V psnr", "psnr_v", "0.0000"), ("6:1:1 psnr", "psnr_weighted", "0.0000"),
+    ("U psnr", "psnr_u", "0.0000"), ("V psnr", "psnr_v", "0.0000"),
+    ("6:1:1 psnr", "psnr_weighted", "0.0000"),
     ("EncT [s]", "encode_s", "0.00"), ("DecT [s]", "decode_s", "0.00"),
 )
 _BD_HEADS = (("Y", "y"), ("U", "u"), ("V", "v"), ("6:1:1", "weighted"))
