@@ -206,9 +206,11 @@ def _usage(report: dict, counted: tuple[float, float] | None, sampler: _Sampler)
 @contextlib.contextmanager
 def _cgroup() -> Iterator[Path | None]:
     """A new cgroup below this process's own, None where none can be made."""
-    folder = None
+    folder, parent = None, own_cgroup()
+    if parent is None:
+        yield None
+        return
     try:
-        parent = own_cgroup()
         folder = Path(tempfile.mkdtemp(prefix=f"fastpart-{os.getpid()}-", dir=parent))
         # What runs that were killed left behind.
         for old in parent.glob("fastpart-*-*"):
@@ -218,7 +220,7 @@ def _cgroup() -> Iterator[Path | None]:
         if not os.access(folder / "cgroup.procs", os.W_OK):
             raise OSError(errno.EACCES, "not writable")
         (folder / "cpu.stat").read_text()
-    except (OSError, TypeError):
+    except OSError:
         if folder:
             _remove_cgroup(folder)
         folder = None

@@ -128,7 +128,7 @@ class Bench:
     def encoder(self, seconds: float, cheat: str = "none") -> str:
         return f"{sys.executable} -I -S {self.program} {{qp}} {{bitstream}} {seconds} {cheat} {{input}}"
 
-    def arguments(self, *more, entry=None, qps=(37,), anchor_s=0.4) -> list[str]:
+    def arguments(self, *more, entry=None, qps=(37,), anchor_s=0.25) -> list[str]:
         arguments = ["verify", str(self.streams / "Ramp_64x64_30.yuv"), "--edition",
                      str(self.edition), "--anchor", self.encoder(anchor_s), "--out", str(self.out),
                      "--qps", ",".join(map(str, qps)), "--intra-period", "32", *map(str, more)]
@@ -297,6 +297,7 @@ def test_an_honest_entry_passes(bench, capsys):
     assert code == 0, verdict["overall"]["reasons"]
     assert verdict["schema"] == "fastpart.verdict/1"
     assert verdict["overall"]["status"] == "pass"
+    assert verdict["commands"]["verify"].startswith("fastpart verify ")
     assert [point["qp"] for point in verdict["points"]] == list(QPS)
     for point in verdict["points"]:
         assert point["time"]["ratio"] < 0.7 and point["time"]["repetitions"] == 1
@@ -318,9 +319,9 @@ def test_an_honest_entry_passes(bench, capsys):
 
 
 @pytest.mark.parametrize(("cheat", "seconds", "says"), [
-    ("child", 0.4, "time: T "),
-    ("daemon", 0.4, "time: T "),
-    ("thread", 0.3, "a second thread"),
+    ("child", 0.25, "time: T "),
+    ("daemon", 0.25, "time: T "),
+    ("thread", 0.25, "a second thread"),
 ])
 def test_hidden_time_fails(bench, cheat, seconds, says):
     code, verdict = bench.run(entry=bench.encoder(seconds, cheat))
@@ -341,7 +342,7 @@ def test_a_sleeping_entry_is_not_believed(bench):
 
 
 def test_a_rate_out_of_its_window_fails_at_its_point(bench):
-    code, verdict = bench.run(entry=bench.encoder(0.1, "rate"), qps=QPS, anchor_s=0.3)
+    code, verdict = bench.run(entry=bench.encoder(0.05, "rate"), qps=QPS, anchor_s=0.3)
     assert code == 2
     status = {point["qp"]: point["rate"]["status"] for point in verdict["points"]}
     assert status == {22: "pass", 27: "fail", 32: "pass", 37: "pass"}
@@ -352,7 +353,7 @@ def test_a_rate_out_of_its_window_fails_at_its_point(bench):
 
 @pytest.mark.parametrize("cheat", ["truncated", "flipped"])
 def test_a_damaged_stream_names_stream_and_picture(bench, cheat):
-    code, verdict = bench.run(entry=bench.encoder(0.1, cheat))
+    code, verdict = bench.run(entry=bench.encoder(0.05, cheat))
     (point,) = verdict["points"]
     assert code == 2 and point["conformance"]["status"] == "fail"
     problem = point["conformance"]["problems"][0]
@@ -367,21 +368,21 @@ def test_an_entry_that_crashes_fails(bench):
 
 
 def test_an_anchor_that_crashes_could_not_run(bench, capsys):
-    arguments = bench.arguments(entry=bench.encoder(0.1))
+    arguments = bench.arguments(entry=bench.encoder(0.05))
     arguments[arguments.index("--anchor") + 1] = bench.encoder(0.1, "crash")
     assert main(arguments) == 1
     assert "no memory left" in capsys.readouterr().err
 
 
 def test_json_is_one_record_a_line(bench, capsys):
-    bench.run("--json", entry=bench.encoder(0.1))
+    bench.run("--json", entry=bench.encoder(0.05))
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["kind"] for line in lines] == ["point", "sequence", "class", "overall"]
     assert lines[-1]["status"] == "pass"
 
 
 def test_reading_the_verdict(bench):
-    _, verdict = bench.run(entry=bench.encoder(0.1, "rate"), qps=(27, 37))
+    _, verdict = bench.run(entry=bench.encoder(0.05, "rate"), qps=(27, 37))
     text = to_text(verdict)
     assert "verdict: FAIL" in text and "QP 22, 32 of the edition were not asked for" in text
     assert "Ramp_64x64_30 QP 27: rate: " in text
@@ -398,7 +399,7 @@ def test_wrong_templates_are_named(bench, capsys, template):
 
 
 def test_kills_at_any_moment_lose_at_most_the_running_pair(bench):
-    arguments = bench.arguments("--repetitions", 2, entry=bench.encoder(0.1), qps=(32, 37),
+    arguments = bench.arguments("--repetitions", 2, entry=bench.encoder(0.05), qps=(32, 37),
                                 anchor_s=0.3)
     wait = random.Random(1)
     kills = 3
@@ -413,7 +414,7 @@ def test_kills_at_any_moment_lose_at_most_the_running_pair(bench):
         process.send_signal(signal.SIGKILL)
         process.wait()
         time.sleep(0.1)
-    code, verdict = bench.run("--repetitions", 2, entry=bench.encoder(0.1), qps=(32, 37), anchor_s=0.3)
+    code, verdict = bench.run("--repetitions", 2, entry=bench.encoder(0.05), qps=(32, 37), anchor_s=0.3)
     assert code == 0, verdict["overall"]["reasons"]
     records = load_records(bench.out)
     runs = sorted((r["qp"], r["rep"], r["variant"]) for r in records.values())
@@ -444,12 +445,12 @@ def test_kills_at_any_moment_lose_at_most_the_running_pair(bench):
 
 
 def test_a_second_start_runs_nothing_again(bench):
-    _, first = bench.run(entry=bench.encoder(0.1))
+    _, first = bench.run(entry=bench.encoder(0.05))
     count = len(bench.calls())
-    _, second = bench.run(entry=bench.encoder(0.1))
+    _, second = bench.run(entry=bench.encoder(0.05))
     assert len(bench.calls()) == count and second["points"] == first["points"]
     # What was not asked for before is measured from the streams that are there.
-    _, third = bench.run("--vmaf", entry=bench.encoder(0.1))
+    _, third = bench.run("--vmaf", entry=bench.encoder(0.05))
     assert len(bench.calls()) == count and first["points"][0]["entry"]["vmaf"] is None
     assert third["points"][0]["entry"]["vmaf"] > 0
 

@@ -373,7 +373,7 @@ def _judge_conformance(results: Results, edition: Edition) -> dict[str, Any]:
         text for record in results.entry for text in record["conformance"]["problems"]
     ))
     if problems:
-        return {"status": FAIL, "problems": problems, "reason": problems[0]}
+        return {"status": FAIL, "problems": problems, "reason": "; ".join(problems)}
     anchor = [text for record in results.anchor for text in record["conformance"]["problems"]]
     if anchor:
         return {"status": INCONCLUSIVE, "problems": [],

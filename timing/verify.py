@@ -201,7 +201,7 @@ def run(args: argparse.Namespace) -> int:
         }
     verdict = build_verdict(
         edition, found, anchor=described[ANCHOR], entry=described[ENTRY], machine=machine,
-        command=shlex.join(["fastpart", *sys.argv[1:]]),
+        command=shlex.join(["fastpart", *args.argv]),
     )
     write_json_atomic(args.out / "verdict.json", verdict)
     print("\n".join(_json_lines(verdict)) if args.json else to_text(verdict), end="\n" * args.json)
