@@ -87,6 +87,7 @@ def test_demo_end_to_end(tmp_path, capsys):
         assert point["anchor"]["psnr"]["weighted"] > 25
     assert "learned depths" in verdict["entry"]["label"] and "not VTM" in verdict["entry"]["label"]
     assert "-m fastpart.vvenc" in verdict["entry"]["command"]
+    assert verdict["commands"]["verify"].startswith("fastpart verify ")
     assert len(verdict["entry"]["identity"]["model"]) == 64
     page = (tmp_path / "d" / "report.html").read_text()
     assert "not VTM, not a challenge result" in page

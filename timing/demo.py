@@ -109,7 +109,11 @@ def _verify_arguments(words: list[str]) -> argparse.Namespace:
     """What `fastpart verify` would get from these words."""
     parser = argparse.ArgumentParser(prog="fastpart")
     verify.add_commands(parser.add_subparsers())
-    return parser.parse_args(["verify", *words])
+    words = ["verify", *words]
+    args = parser.parse_args(words)
+    # As the command line does: the verdict tells the command that makes it again.
+    args.argv = words
+    return args
 
 
 def _say(line: str) -> None:
