@@ -71,7 +71,7 @@ def test_fit_finds_time_and_loss_of_the_parts(tmp_path):
     # The feature matters to the time, and the fit says so.
     assert checked["log_time"] < 0.7 * checked["log_time_without_features"]
     assert checked["log_time"] < 0.3 * checked["log_time_spread"]
-    assert model["target"] == pytest.approx(0.7 * math.exp(-checked["log_time"]))
+    assert model["target"] == pytest.approx(0.7 * math.exp(-2 * checked["log_time"]))
     assert checked["loss"] < 0.1
     found = np.array(model["loss"])
     assert found[3:, 0] == pytest.approx(loss[3:], abs=0.04) and not found[:, 1:].any()

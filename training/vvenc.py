@@ -60,7 +60,8 @@ class Recipe:
     """cuts: of train/, to learn from. tests: cuts to measure on, by no means of train/.
     fixed: settings to compare with, by name: preset and options. fit: designs (settings a cell
     that split flat blocks, and that do not), depths (fewest and most depths taken away in one),
-    seed, ridge and ridge_loss (penalties to choose from), limit (of the time ratio)."""
+    seed, ridge and ridge_loss (penalties to choose from), limit (of the time ratio), margin (to
+    keep from it, in standard errors on a clip that was left out)."""
 
     path: Path
     cuts: list[dict]
@@ -358,8 +359,7 @@ def fit(recipe: Recipe, records: Path, model_path: Path) -> dict[str, Any]:
         "scale": scale.tolist(),
         "time": fit_time(z, data.moved, data.log_time, best_time).tolist(),
         "loss": fit_loss(z, data.moved, data.loss, best_loss).tolist(),
-        # One standard error of an unknown clip below the limit.
-        "target": recipe.fit["limit"] * math.exp(-times[best_time]),
+        "target": recipe.fit["limit"] * math.exp(-recipe.fit["margin"] * times[best_time]),
         "training": {
             "fastpart": __version__,
             "libvvenc": Ffmpeg.find().libvvenc,
