@@ -18,6 +18,7 @@ COMMAND_MODULES = (
     "fastpart.training.command",
     "fastpart.timing.command",
     "fastpart.timing.verify",
+    "fastpart.timing.sweep.command",
 )
 
 DESCRIPTION = """\

@@ -107,6 +107,14 @@ def bitstream_bits(path: str | os.PathLike) -> dict[str, int]:
         raise FastpartError(f"{path}: cannot be read as a bitstream: {error}") from error
 
 
+def nal_units(path: str | os.PathLike) -> list[bytes]:
+    """The NAL units of a byte stream file, without start codes and zero bytes around them."""
+    data = Path(path).read_bytes()
+    starts = _nal_starts(data)
+    ends = [begin for begin, _ in starts[1:]] + [len(data)]
+    return [data[header:end].rstrip(b"\0") for (_, header), end in zip(starts, ends)]
+
+
 def vmaf(source: Clip, recon: Clip, log: str | os.PathLike) -> float:
     """VMAF of recon against source, mean over the pictures, by the bundled ffmpeg's libvmaf.
 
