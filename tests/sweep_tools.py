@@ -46,7 +46,7 @@ def libvvenc_encoder(name: str = "vvenc", preset: str = "faster") -> str:
 def sweep(*arguments, env=None, **kwargs) -> subprocess.CompletedProcess:
     """Run `fastpart sweep` to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "fastpart.cli", "sweep", *map(str, arguments)],
+        [sys.executable, "-P", "-m", "fastpart.cli", "sweep", *map(str, arguments)],
         check=False, capture_output=True, text=True, env=env, timeout=570, **kwargs,
     )
 
@@ -56,7 +56,7 @@ class Driver:
 
     def __init__(self, *arguments, env=None):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "fastpart.cli", "sweep", *map(str, arguments)],
+            [sys.executable, "-P", "-m", "fastpart.cli", "sweep", *map(str, arguments)],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env,
             start_new_session=True,
         )

@@ -147,18 +147,18 @@ def test_export_and_status_show_all_points(tmp_path):
 
 
 def test_whatever_is_killed_the_records_are_those_of_a_quiet_run(tmp_path):
-    grid = write_grid(tmp_path, libvvenc_encoder(), clips=2, qps=(27, 32, 37))
+    grid = write_grid(tmp_path, libvvenc_encoder(), clips=2, qps=(32, 37))
     out, quiet = tmp_path / "out", tmp_path / "quiet"
     driver = Driver("run", grid, "--out", out, "--cores", CORE)
     driver.until(lambda: done(out) >= 1 and workers(out))
     driver.kill()
     driver = Driver("resume", out)
-    driver.until(lambda: done(out) >= 3 and workers(out))
+    driver.until(lambda: done(out) >= 2 and workers(out))
     os.kill(workers(out)[0], signal.SIGKILL)
     code, said = driver.end()
     assert code == 0, said
     assert sweep("run", grid, "--out", quiet, "--cores", CORE).returncode == 0
-    assert len(results(out)) == 6
+    assert len(results(out)) == 4
     assert results(out) == results(quiet)
     assert not any((out / "store" / "work").iterdir())
 
@@ -173,8 +173,8 @@ def test_a_failing_cell_is_tried_again_its_log_kept_and_the_rest_done(tmp_path):
     out = tmp_path / "out"
     ended = sweep("run", grid, "--out", out, "--cores", CORE, "--retries", 1)
     assert ended.returncode == 2
-    assert "QP 37 bad: attempt 1 failed, again" in ended.stderr
-    assert "QP 37 bad: FAILED: python" in ended.stderr and "exit code 7" in ended.stderr
+    assert "attempt 1 failed, again: Ramp0_64x64_30 QP 37 bad: python" in ended.stderr
+    assert "FAILED: Ramp0_64x64_30 QP 37 bad" in ended.stderr and "exit code 7" in ended.stderr
     assert done(out) == 1
     status = json.loads(sweep("status", out, "--json").stdout)
     (failed,) = status["failed_cells"]
@@ -231,11 +231,11 @@ def test_a_full_disk_ends_the_sweep_with_what_to_do(tmp_path, small_disk):
     assert ended.returncode == 1
     assert "MB free, wanted" in ended.stderr and "make room" in ended.stderr
     assert "Traceback" not in ended.stderr
-    (disk / "ballast").write_bytes(b"\0" * (7 << 20))
-    with (disk / "ballast").open("ab") as file, pytest.raises(OSError):
+    ballast = os.open(disk / "ballast", os.O_CREAT | os.O_WRONLY)
+    with pytest.raises(OSError, match="No space"):
         while True:
-            file.write(b"\0" * 4096)
-            file.flush()
+            os.write(ballast, bytes(4096))
+    os.close(ballast)
     ended = sweep("run", grid, "--out", disk / "out", "--cores", CORE)
     assert ended.returncode == 1
     assert "No space left on device" in ended.stderr and "Traceback" not in ended.stderr
@@ -319,9 +319,9 @@ def test_the_trial_clip_is_the_middle_of_the_first_periods(tmp_path):
 #: VTM with a group of 16 pictures and few choices, for speed.
 QUICK_VTM = (
     '[encoder.{name}]\nbackend = "vtm-{kind}"\ncfg = ["encoder_randomaccess_vtm_gop16.cfg"]\n'
-    "options = {{MaxMTTHierarchyDepth = 0, MaxMTTHierarchyDepthISliceL = 1, MTS = 0, LFNST = 0, "
-    "ISP = 0, MIP = 0, Affine = 0, GPM = 0, CIIP = 0, BCW = 0, SMVD = 0, MMVD = 0, IBC = 0, "
-    "SbTMVP = 0{more}}}\n"
+    "options = {{MaxMTTHierarchyDepth = 1, MaxMTTHierarchyDepthISliceL = 1, MTS = 0, LFNST = 0, "
+    "ISP = 0, MIP = 0, Affine = 0, Geo = 0, CIIP = 0, BCW = 0, SMVD = 0, "
+    "MMVD = 0{more}}}\n"
 )
 
 
@@ -356,7 +356,7 @@ def test_segments_that_would_change_the_result_are_refused_with_evidence(tmp_pat
     ended = sweep("run", grid, "--out", tmp_path / "out", "--cores", CORE, "--retries", 0)
     assert ended.returncode == 2
     assert "carries something over intra pictures" in ended.stderr or "parcat" in ended.stderr
-    assert "needs another cell" in ended.stderr
+    assert "which failed" in ended.stderr
     assert not records_exist(tmp_path / "out")
 
 

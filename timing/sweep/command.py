@@ -143,8 +143,9 @@ def _run(grid: Grid, out: Path, root: Path, options: dict[str, Any]) -> int:
         failures = drive(layout.tasks, store, executor, options["retries"], str(out))
     done = sum(store.load(point.key) is not None for point in layout.points)
     print(f"{out}: {done} of {len(layout.points)} points done; next: fastpart sweep export {out}")
-    for error in failures.values():
-        print(f"{out}: failed: {error}", file=sys.stderr)
+    if failures:
+        print(f"{out}: {len(failures)} tasks failed, as said above and by fastpart sweep status {out}",
+              file=sys.stderr)
     return CELLS_FAILED if failures else 0
 
 

@@ -140,7 +140,7 @@ def drive(
             ready = []
             for key, task in list(left.items()):
                 if broken := next((need for need in task.needs if need in failures), None):
-                    failures[key] = f"needs another cell: {failures[broken]}"
+                    failures[key] = f"{task.cells[0].name}: needs {broken[:12]}..., which failed"
                     table.failed(left.pop(key), failures[key], tries[key], True)
                 elif key not in flying and missing.isdisjoint(task.needs):
                     ready.append(task)
@@ -159,7 +159,7 @@ def drive(
                     continue
                 store.create()
                 tries[key] += 1
-                error = _why(store, task, said, known.get(key, 0))
+                error = f"{task.cells[0].name}: {_why(store, task, said, known.get(key, 0))}"
                 if final := tries[key] > retries:
                     failures[key] = error
                     del left[key]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import shutil
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -80,6 +82,12 @@ def _submitit():
     return submitit
 
 
+def _python() -> str:
+    """Command of the workers' Python: this one, without the current folder in its path, which may
+    hold the sources of this package."""
+    return f"{shlex.quote(sys.executable)} -P"
+
+
 @dataclass
 class _Job:
     task: Task
@@ -106,7 +114,7 @@ class Local:
         for task in tasks:
             # A folder each: submitit names its files by process ID, which comes again.
             folder = self._folder / uuid.uuid4().hex
-            executor = self._submitit.LocalExecutor(folder)
+            executor = self._submitit.LocalExecutor(folder, python=_python())
             executor.update_parameters(timeout_min=60 * 24 * 365, stderr_to_stdout=True)
             self._jobs.append(_Job(task, executor.submit(task), folder))
 
@@ -149,7 +157,9 @@ class Slurm:
                 )
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._executor = self._submitit.AutoExecutor(folder, cluster="slurm")
+        self._executor = self._submitit.AutoExecutor(
+            folder, cluster="slurm", slurm_python=_python()
+        )
         more = {key: settings[key] for key in ("account", "qos") if key in settings}
         self._executor.update_parameters(
             name="fastpart", nodes=1, tasks_per_node=1, cpus_per_task=1,

@@ -46,7 +46,7 @@ class Table:
         self._failed += len(task.cells) * final
         self._retried += not final
         what = "FAILED" if final else f"attempt {attempts} failed, again"
-        self._say(f"{task.cells[0].name}: {what}: {error}")
+        self._say(f"{what}: {error}")
 
     def draw(self, tasks: Sequence[Task], running: int) -> None:
         now = time.monotonic()
