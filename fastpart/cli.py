@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     130 after an interrupt.
     """
     args = build_parser().parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
     try:
         return args.run(args)
     except FastpartError as error:

@@ -1,4 +1,4 @@
-"""Measures of a result: PSNR and VMAF of a reconstruction, bits of a bitstream, BD-rate of curves."""
+"""Measures of a result: PSNR and VMAF of pictures, bits of a bitstream, BD-rate of curves."""
 
 from __future__ import annotations
 
@@ -166,9 +166,11 @@ def bd_rate(
         ) from error
     for name, curve in (("anchor", anchor), ("test", test)):
         if len(curve) < 4:
-            raise FastpartError(f"BD-rate: {len(curve)} points on the {name} curve, wanted at least 4")
+            raise FastpartError(
+                f"BD-rate: {len(curve)} points on the {name} curve, wanted at least 4"
+            )
         if len({quality for _, quality in curve}) < len(curve):
-            raise FastpartError(f"BD-rate: equal PSNR twice on the {name} curve, wanted distinct ones")
+            raise FastpartError(f"BD-rate: equal PSNR twice on the {name} curve, wanted distinct")
     anchor_points, test_points = (sorted(curve, key=lambda p: p[1]) for curve in (anchor, test))
     if overlap(anchor, test) <= 0:
         raise FastpartError("BD-rate: the curves have no PSNR in common, wanted overlapping ones")
@@ -207,7 +209,7 @@ def curve_notes(
     for name, curve in (("anchor", anchor), ("entry", test)):
         by_rate = sorted(curve)
         if any(first[1] >= second[1] for first, second in pairwise(by_rate)):
-            notes.append(f"the {name}'s curve is not monotonic: more rate gives less PSNR somewhere")
+            notes.append(f"the {name}'s curve is not monotonic: more rate, less PSNR somewhere")
     share = overlap(anchor, test)
     if share < WANTED_OVERLAP:
         notes.append(

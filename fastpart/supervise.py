@@ -206,14 +206,21 @@ def _usage(report: dict, counted: tuple[float, float] | None, sampler: _Sampler)
 @contextlib.contextmanager
 def _cgroup() -> Iterator[Path | None]:
     """A new cgroup below this process's own, None where none can be made."""
-    folder = None
+    folder, parent = None, own_cgroup()
+    if parent is None:
+        yield None
+        return
     try:
-        folder = Path(tempfile.mkdtemp(prefix="fastpart-", dir=own_cgroup()))
+        folder = Path(tempfile.mkdtemp(prefix=f"fastpart-{os.getpid()}-", dir=parent))
+        # What runs that were killed left behind.
+        for old in parent.glob("fastpart-*-*"):
+            if not Path("/proc", old.name.split("-")[1]).exists():
+                _remove_cgroup(old, tries=1)
         folder.chmod(0o755)
         if not os.access(folder / "cgroup.procs", os.W_OK):
             raise OSError(errno.EACCES, "not writable")
         (folder / "cpu.stat").read_text()
-    except (OSError, TypeError):
+    except OSError:
         if folder:
             _remove_cgroup(folder)
         folder = None
@@ -236,8 +243,8 @@ def own_cgroup() -> Path | None:
     return Path(root + own) if root and own else None
 
 
-def _remove_cgroup(folder: Path) -> None:
-    for _ in range(50):
+def _remove_cgroup(folder: Path, tries: int = 50) -> None:
+    for _ in range(tries):
         try:
             folder.rmdir()
             return
@@ -314,7 +321,7 @@ class _Sampler(threading.Thread):
         """CPU time of all but the busiest thread of each process, and of processes that ran
         beside a busier one."""
         threads = sum(
-            max(0.0, process.cpu_s - max(cpu_s for cpu_s, _ in process.tasks.values()) - self._slack)
+            max(0.0, process.cpu_s - max(cpu for cpu, _ in process.tasks.values()) - self._slack)
             for process in self._processes.values() if process.tasks
         )
         return threads + self._overlap_s

@@ -13,7 +13,7 @@ from conftest import write_clip
 
 from fastpart.errors import FastpartError
 from fastpart.media import Clip
-from fastpart.quality import LOSSLESS_PSNR, bd_rate, bitstream_bits, psnr
+from fastpart.quality import LOSSLESS_PSNR, bd_rate, bitstream_bits, curve_notes, psnr, vmaf
 from fastpart.vtm import RECON_BIT_DEPTH, encode_command, run_encoder
 
 
@@ -113,6 +113,42 @@ def test_bd_rate_of_a_scaled_curve():
     assert bd_rate(anchor, anchor) == pytest.approx(0, abs=1e-9)
     assert bd_rate(anchor, saving) == pytest.approx(-10)
     assert bd_rate(anchor, saving[::-1]) == pytest.approx(-10)
+
+
+@pytest.mark.parametrize(("anchor", "test", "wanted"), [
+    ([(108048.8736, 43.6471), (61279.976, 40.3953), (33905.6656, 37.247), (18883.6928, 34.2911)],
+     [(108061.2784, 43.6768), (61299.9936, 40.4232), (33928.7472, 37.2761), (18910.912, 34.3147)],
+     -0.465215420752807),
+    ([(40433.8848, 37.5761), (7622.7456, 35.3756), (2394.488, 33.8977), (1017.6184, 32.0603)],
+     [(40370.12, 37.5982), (7587.0024, 35.4025), (2390.0944, 33.9194), (1017.0984, 32.0822)],
+     -1.8779823450567612),
+])
+def test_bd_rate_of_published_curves(anchor, test, wanted):
+    """Curves of JCTVC-E137; results as the tests of Netflix VMAF's BD-rate calculator (pchip) and of
+    Android's video quality suite give them."""
+    assert bd_rate(anchor, test) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_notes_on_curves():
+    anchor = [(1.0, 30.0), (2.0, 33.0), (4.0, 36.0), (8.0, 39.0)]
+    assert curve_notes(anchor, anchor) == []
+    bent = [(1.0, 30.0), (2.0, 34.0), (4.0, 33.5), (8.0, 39.0)]
+    assert ["not monotonic" in note for note in curve_notes(anchor, bent)] == [True]
+    apart = [(rate, quality + 4) for rate, quality in anchor]
+    assert "share 38% of their PSNR range" in curve_notes(anchor, apart)[0]
+    with pytest.raises(FastpartError, match="no PSNR in common"):
+        bd_rate(anchor, [(rate, quality + 20) for rate, quality in anchor])
+    with pytest.raises(FastpartError, match="equal PSNR twice"):
+        bd_rate(anchor, [(1.0, 30.0), (2.0, 30.0), (4.0, 36.0), (8.0, 39.0)])
+
+
+def test_vmaf_of_a_blurred_clip_is_lower(tmp_path, ffmpeg):
+    clip = write_clip(tmp_path / "a.yuv", 192, 128, 4)
+    blurred = replace(clip, path=tmp_path / "b.yuv")
+    ffmpeg("-f", "rawvideo", "-s", "192x128", "-i", clip.path, "-vf", "boxblur=3", "-f", "rawvideo",
+           blurred.path)
+    same, worse = (vmaf(clip, one, tmp_path / "log.json") for one in (clip, blurred))
+    assert worse < same - 10 and same > 90
 
 
 def test_bd_rate_refused(monkeypatch):

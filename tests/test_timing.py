@@ -425,6 +425,7 @@ def test_a_corrupted_real_stream_names_the_picture(tmp_path, clips, vtm_home, co
     found = check(broken, recon, *files)
     assert not found.conforms and found.pictures_ok == 2
     assert found.problems[0].startswith("broken.266: picture POC 1: the hash")
+    assert found.problems[0].endswith("in Y")
 
     broken.write_bytes(data[:at // 2])
     found = check(broken, recon, *files)

@@ -1,5 +1,8 @@
-"""Conformance of a bitstream: two independent decoders must give the same pictures, those of the
-encoder's reconstruction where there is one. What is decoded may be hostile: it runs within limits."""
+"""Conformance of a bitstream: two independent decoders must give the same pictures.
+
+They must be those of the encoder's reconstruction where there is one. What is decoded may be
+hostile: the decoders run within limits.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ from fastpart.supervise import Limits, run_measured
 from fastpart.vtm import VtmHome, binary_info
 
 _PICTURE = re.compile(r"^POC\s+(-?\d+) .*?(?=^POC\s|\Z)", re.MULTILINE | re.DOTALL)
-_SHOWN = re.compile(r"\[Parsed_showinfo\S* @ \S+\] n: *\d+ .* fmt:(\S+) .* s:(\d+x\d+) .* iskey:(\d)")
+_SHOWN = re.compile(
+    r"\[Parsed_showinfo\S* @ \S+\] n: *\d+ .* fmt:(\S+) .* s:(\d+x\d+) .* iskey:(\d)"
+)
+_HASHES = re.compile(r"\[\w+:([0-9a-f,]+),\(\*\*\*ERROR.*?\[rx\w+:([0-9a-f,]+)", re.DOTALL)
 _ERROR = re.compile(r"error|invalid|fail|missing|could not|exceed", re.IGNORECASE)
 
 
@@ -136,21 +142,30 @@ def check(
         except FastpartError as error:
             failure = str(error)
         said = _pictures_of(log)
-        wrong = [poc for poc, _, error in said if error]
-        ok = sum(right and not error for _, right, error in said)
+        wrong = [(poc, planes) for poc, _, planes in said if planes]
+        ok = sum(right and not planes for _, right, planes in said)
         hashes = "wrong" if wrong else "verified" if ok else "absent"
         last = f"the last in decoding order is POC {said[-1][0]}" if said else "there is none"
-        for poc in wrong:
-            problem(f"picture POC {poc}: the hash of what the stock decoder gets is not the one coded")
+        missing = sorted(set(range(pictures.frames)) - {poc for poc, _, _ in said})
+        if 0 < len(missing) == pictures.frames - len(said):
+            last += f", missing POC {', '.join(map(str, missing[:8]))}"
+            last += ", ..." if len(missing) > 8 else ""
+        for poc, planes in wrong:
+            problem(
+                f"picture POC {poc}: the hash of what the stock decoder gets is not the one coded, "
+                f"in {', '.join(planes)}"
+            )
         if (recon or ok) and ok + len(wrong) != pictures.frames:
             problem(
                 f"the stock decoder verified {ok + len(wrong)} pictures, wanted {pictures.frames}; "
                 + last
             )
         elif len(said) != pictures.frames:
-            problem(f"the stock decoder gave {len(said)} pictures, wanted {pictures.frames}; {last}")
+            problem(
+                f"the stock decoder gave {len(said)} pictures, wanted {pictures.frames}; {last}"
+            )
         if failure and not wrong:
-            problem(f"the stock decoder failed: {failure}")
+            problem(f"the stock decoder failed: {_short(failure)}")
         if recon:
             if difference := _difference(decoded, pictures):
                 problem(f"the stock decoder's output {difference}")
@@ -183,7 +198,7 @@ def check(
                     if not _SHOWN.match(line) and _ERROR.search(line)][-1:]
             problem(f"ffmpeg's output {second_difference}" + "".join(f" ({s[:200]})" for s in said))
         elif failed:
-            problem(f"ffmpeg failed: {failed}")
+            problem(f"ffmpeg failed: {_short(failed)}")
     finally:
         if second != decoded:
             second.unlink(missing_ok=True)
@@ -194,10 +209,26 @@ def check(
     )
 
 
-def _pictures_of(log: Path) -> list[tuple[int, bool, bool]]:
-    """(POC, hash is right, hash is wrong) of each picture that the stock decoder names."""
+def _short(failure: str) -> str:
+    """How a decoder ended, and what it says was the error; its log is gone with the session."""
+    first, *lines = failure.splitlines()
+    error = next((line.strip() for line in reversed(lines) if _ERROR.search(line)), None)
+    return first.partition("; log ")[0] + (f" ({error})" if error else "")
+
+
+def _pictures_of(log: Path) -> list[tuple[int, bool, list[str]]]:
+    """(POC, a hash is right, planes with a wrong one) of each picture the stock decoder names."""
     text = log.read_text(encoding="utf-8", errors="replace")
-    return [(int(m[1]), "(OK)" in m[0], "(***ERROR***)" in m[0]) for m in _PICTURE.finditer(text)]
+    return [(int(m[1]), "(OK)" in m[0], _wrong_planes(m[0])) for m in _PICTURE.finditer(text)]
+
+
+def _wrong_planes(picture: str) -> list[str]:
+    """Planes whose hashes differ, of the decoder's words on a picture; all if it does not say."""
+    if "(***ERROR***)" not in picture:
+        return []
+    found = _HASHES.search(picture)
+    pairs = zip("YUV", found[1].split(","), found[2].split(",")) if found else ()
+    return [plane for plane, one, other in pairs if one != other] or list("YUV")
 
 
 def _decode_with_ffmpeg(

@@ -106,10 +106,11 @@ def _find_engine() -> str:
         answer = _call([path, "info"])
         if answer.returncode == 0:
             return path
-        said.append(f"{name} does not work here: {(answer.stdout.strip().splitlines() or ['?'])[-1]}")
+        last = (answer.stdout.strip().splitlines() or ["?"])[-1]
+        said.append(f"{name} does not work here: {last}")
     raise FastpartError(
-        f"--image: no container engine, wanted a working {' or '.join(ENGINES)}; {'; '.join(said)}. "
-        "Install podman, or unpack the image and name its program with --entry"
+        f"--image: no container engine, wanted a working {' or '.join(ENGINES)}; "
+        f"{'; '.join(said)}. Install podman, or unpack the image and name its program with --entry"
     )
 
 

@@ -151,7 +151,8 @@ def load_edition(source: str | Path) -> Edition:
     if not qps or len(set(qps)) < len(qps) or not all(type(q) is int and 0 <= q <= 63 for q in qps):
         raise wrong(f"qps = {qps!r}", "distinct QPs from 0 to 63")
     weights = data.get("psnr_weights", [6, 1, 1])
-    if len(weights) != 3 or not all(type(w) in (int, float) and w >= 0 for w in weights) or not sum(weights):
+    numbers = all(type(w) in (int, float) and w >= 0 for w in weights)
+    if len(weights) != 3 or not numbers or not sum(weights):
         raise wrong(f"psnr_weights = {weights!r}", "three numbers")
     for side in ("anchor", "entry"):
         if side in data and data[side].get("backend") not in _BACKENDS:
@@ -168,7 +169,8 @@ def load_edition(source: str | Path) -> Edition:
     rate = data["rate"]
     if rate.get("rule") not in RATE_RULES:
         raise wrong(f"[rate] rule = {rate.get('rule')!r}", f"one of {', '.join(RATE_RULES)}")
-    if not all(type(rate.get(k)) in (int, float) for k in ("low", "high")) or rate["low"] > rate["high"]:
+    numbers = all(type(rate.get(key)) in (int, float) for key in ("low", "high"))
+    if not numbers or rate["low"] > rate["high"]:
         raise wrong(f"[rate] low = {rate.get('low')!r}, high = {rate.get('high')!r}", "percent")
     decoders = data["conformance"].get("decoders", [])
     if not isinstance(decoders, list) or set(decoders) - {"vtm", "ffmpeg"}:

@@ -40,6 +40,9 @@ from fastpart.vtm import (
 HANG_FACTOR = 20
 HANG_FLOOR_S = 60.0
 
+#: No file of a tolerated variant may have more than so many times the clip's bytes, and 1 GiB.
+FILE_FACTOR = 16
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -317,6 +320,9 @@ class Runner:
         return _Series(rep, runs[::-1] if rep % 2 else runs, bool(valid))
 
     def _run_series(self, point, series, core, progress, failures) -> None:
+        if all((point.cut["name"], point.qp, name) in self.failures
+               for name, _ in series.runs if name != self.anchor) and len(series.runs) > 1:
+            return
         pairing = {"id": uuid.uuid4().hex, "order": [name for name, _ in series.runs]}
         seconds: dict[str, float] = {}
         for position, (name, file_stem) in enumerate(series.runs):
@@ -411,15 +417,20 @@ class Runner:
         return EncodeResult(tuple(command), log, core, usage)
 
     def _limits(self, point: Point, name: str) -> Limits:
-        """A tolerated variant may take many times as long as the anchor did, then it hangs."""
+        """A tolerated variant may take many times as long as the anchor did, then it hangs; its
+        files, and so its log, may be many times the clip's size."""
         anchors = [
             record["encode"]["times"]["wall_s"] for record in load_records(self.out).values()
             if (record["cut"], record["qp"], record["variant"])
             == (point.cut["name"], point.qp, self.anchor)
         ]
-        if not self.tolerant or name == self.anchor or not anchors:
+        if not self.tolerant or name == self.anchor:
             return Limits()
-        return Limits(wall_s=HANG_FLOOR_S + HANG_FACTOR * max(anchors))
+        clip_bytes = point.clip.frame_bytes * point.clip.frames
+        return Limits(
+            file_bytes=FILE_FACTOR * clip_bytes + (1 << 30),
+            wall_s=HANG_FLOOR_S + HANG_FACTOR * max(anchors) if anchors else None,
+        )
 
     def _decoded(self, point, bitstream, decoded, recon_path, log) -> dict[str, Any]:
         """Conformance, PSNR and what else is examined, of a bitstream."""

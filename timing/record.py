@@ -1,4 +1,4 @@
-"""The timing record: the one result of a measured encode, of which every table is a view.
+"""The timing record: the one result of a measured encode, of which tables and verdicts are views.
 
 One JSON file an encode, CUT_qpQP_VARIANT_rREP.json, beside its bitstream (.266) and the
 encoder's log (.log). An anchor that had to be run again to pair with late variants, while
@@ -8,7 +8,7 @@ know are to be ignored.
 schema          "fastpart.timing/1"; the number rises when a key changes its meaning
 cut             name of the test sequence; cut_definition: its entry in the cuts file
 qp              base quantisation parameter
-variant         name in the plan
+variant         name in the plan; "anchor" or "entry" of a verification
 rep             repetition, from 0; odd ones run the variants in reverse order
 pairing         id: shared by the encodes that ran one after the other on one core, and the only
                 ones whose times may be compared; order: variants of that series as they ran;
@@ -23,11 +23,14 @@ encode          the run record of the encode, see fastpart.record: times (user_s
                 kbps, kbps_without_sei, counters, pictures, machine, ...
 psnr            y, u, v: averages over the pictures of the file that the stock decoder writes,
                 against the cut, dB; weighted: (6y + u + v) / 8; null if it could not be decoded
+vmaf            of that file, mean over the pictures; only where it was asked for
 conformance     conforms: no problem was found; pictures: coded; pictures_ok: those whose hash the
                 stock decoder confirmed; reconstruction_equal: its output is the encoder's
                 reconstruction, byte for byte; ffmpeg_equal: so is ffmpeg's own VVC decoder's;
-                problems: sentences that name the stream and the picture; decoder: path and
-                SHA-256; ffmpeg: its version
+                problems: sentences that name the stream and the picture; reference, hashes,
+                decode_s: see fastpart.timing.conformance, reconstruction_equal and
+                ffmpeg_equal are null where there was nothing to compare with; decoder: path
+                and SHA-256, null if it was not asked; ffmpeg: its version
 """
 
 from __future__ import annotations

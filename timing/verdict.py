@@ -5,18 +5,18 @@
 not know are to be ignored.
 
 schema          "fastpart.verdict/1"; fastpart: version of this package; created: UTC, ISO 8601
-edition         name, title, codec, qps, time_limit (ratio or null), rate_rule (rule, low and high in
+edition         name, title, codec, qps, time_limit (ratio or null), rate_rule (rule, low and high,
                 percent, count_sei), decoders, psnr_weights, source (name or path), note
 anchor, entry   name, label, identity (hashes, versions, options), command: an example
 machine         see fastpart.record.describe_machine; compilers: of anchor and entry
 commands        verify: the command line
 points          list: sequence, class, qp, frames, width, height, bit_depth, fps, intra_period;
                 anchor, entry: bits, sei_bits, kbps, kbps_without_sei, psnr (y, u, v, weighted, dB,
-                of the decoded file), vmaf, encode_s (geometric mean of user + system seconds of
-                all that the encoder started), decode_s, runs; entry is null if there is none
+                of the decoded file), vmaf, encode_s (geometric mean of user + system seconds
+                of all that the encoder started), decode_s, runs; entry is null if there is none
                 time: ratio, low, high (see fastpart.timing.statistics), repetitions, basis ("cpu",
                 or "wall" where the entry's CPU time is not believable), status, reason
-                rate: percent of the anchor's at this QP, low, high (what is allowed), status, reason
+                rate: percent of the anchor's at this QP, low, high (allowed), status, reason
                 conformance: status, reason, problems
                 status, reasons
 sequences       list: sequence, class, bd_rate and bd_rate_akima (y, u, v, weighted; percent),
@@ -167,19 +167,24 @@ def judge_time(
     ))
     idle = [entry for _, entry in pairs if _is_idle(entry)]
     basis = "wall" if idle else "cpu"
-    ratios = [_seconds(entry, basis) / max(_seconds(anchor, "cpu"), 1e-9) for anchor, entry in pairs]
-    ratio = paired_ratio([max(one, 1e-9) for one in ratios])
+    # Nothing takes no time: a clock tick at least.
+    ratio = paired_ratio([
+        max(_seconds(entry, basis), 0.01) / max(_seconds(anchor, "cpu"), 0.01)
+        for anchor, entry in pairs
+    ])
     result = {**blank, "ratio": ratio.value, "low": ratio.low, "high": ratio.high, "basis": basis}
     doubts = []
     if idle:
         most = max(idle, key=_idle_s)
         doubts.append(
-            f"its CPU time is not believable: {_idle_s(most):.1f} of {most['times']['wall_s']:.1f} s "
-            "it neither computed nor waited for its core (sleeps, or work done elsewhere); "
-            "judged by wall time"
+            f"its CPU time is not believable: {_idle_s(most):.1f} of "
+            f"{most['times']['wall_s']:.1f} s it neither computed nor waited for its core "
+            "(sleeps, or work done elsewhere); judged by wall time"
         )
     if any(entry["process"]["accounting"] == "sampled" for _, entry in pairs):
-        doubts.append("it hides processes from the system's account: the samples saw more CPU time")
+        doubts.append(
+            "it hides processes from the system's account: the samples saw more CPU time"
+        )
     text = f"T {ratio.value:.3f}, 95 % bounds {ratio.low:.3f} to {ratio.high:.3f} of {ratio.n} " + (
         "pairs" if ratio.n > 1 else f"pair at the default spread of {ratio.spread:.0%}"
     )
@@ -188,9 +193,10 @@ def judge_time(
         for pair in pairs for run in pair
     )
     if disturbed:
-        doubted = f"; other work held the core for more than {DISTURBED_SHARE:.0%} of {disturbed} " \
-                  f"of {2 * len(pairs)} encodes"
-        text += doubted
+        text += (
+            f"; other work held the core for more than {DISTURBED_SHARE:.0%} of the time in "
+            f"{disturbed} of {2 * len(pairs)} encodes"
+        )
     if limit is None:
         status = FAIL if broken else NOT_MEASURED
         return {**result, "status": status,
@@ -316,6 +322,10 @@ def _point(test, results, anchor, entry, window, edition) -> dict[str, Any]:
             if len({record["encode"]["bitstream"]["sha256"] for record in records}) > 1:
                 reasons.append(f"{side}: repetitions gave different bitstreams; rate and PSNR are "
                                "those of the first")
+        streams = [{record["encode"]["bitstream"]["sha256"] for record in records}
+                   for records in (results.anchor, results.entry)]
+        if streams[0] & streams[1]:
+            reasons.append("the entry's bitstream is the anchor's, byte for byte")
     described = asdict(test)
     described["class"] = described.pop("class_name")
     return {
@@ -357,12 +367,13 @@ def _judge_rate(rate: float, anchor: float, window, edition: Edition) -> dict[st
 def _judge_conformance(results: Results, edition: Edition) -> dict[str, Any]:
     if edition.codec != "vvc":
         return {"status": NOT_MEASURED, "problems": [],
-                "reason": "only the entry's own decoder reads its bitstreams"}
+                "reason": "only the entry's own decoder reads its bitstreams; its intra period "
+                          "cannot be checked"}
     problems = list(dict.fromkeys(
         text for record in results.entry for text in record["conformance"]["problems"]
     ))
     if problems:
-        return {"status": FAIL, "problems": problems, "reason": problems[0]}
+        return {"status": FAIL, "problems": problems, "reason": "; ".join(problems)}
     anchor = [text for record in results.anchor for text in record["conformance"]["problems"]]
     if anchor:
         return {"status": INCONCLUSIVE, "problems": [],
@@ -464,7 +475,7 @@ def _geometric_mean(values: Iterable[float | None]) -> float | None:
 def to_text(verdict: Mapping[str, Any]) -> str:
     """For reading: a line for each point, then sequences, and the verdict with its reasons."""
 
-    def show(value, form):
+    def show(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
     edition, overall = verdict["edition"], verdict["overall"]

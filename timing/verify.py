@@ -69,6 +69,9 @@ what is missing.
 
 Editions: {", ".join(edition_names())}, or the path of a .toml file.
 
+An entry runs with your rights. One that you do not trust belongs in a container (--image) or in an
+account of its own.
+
 A submission is a folder with SEQUENCE_qpQP.266 (or .vvc, .bin) and, where the pictures were
 decoded already, SEQUENCE_qpQP.yuv beside it: raw 4:2:0, as the stock decoder writes it at the
 edition's bit depth.
@@ -102,14 +105,14 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     sequences.add_argument("--qps", type=_numbers, metavar="QP,...",
                            help="these QPs instead of the edition's")
     entry = parser.add_argument_group("entry and anchor")
-    entry.add_argument("--entry", metavar="COMMAND", help="'prog -i {input} -q {qp} -b {bitstream}'; "
-                       "also {width} {height} {fps} {frames} {bit_depth} {intra_period} (default: the "
-                       "edition's, which is the patched encoder where it names none)")
+    entry.add_argument("--entry", metavar="COMMAND",
+                       help="'prog -i {input} -q {qp} -b {bitstream}'; also {width} {height} {fps} {frames} {bit_depth} {intra_period} (default: "
+                       "the edition's, which is the patched encoder where it names none)")
     entry.add_argument("--submission", type=Path, metavar="DIR",
                        help="ready bitstreams instead of a program; time is not measured")
     entry.add_argument("--image", type=Path, metavar="ARCHIVE",
-                       help="container image archive; --entry then holds the arguments of its entry "
-                       f"point (default: '{DEFAULT_ARGUMENTS}')")
+                       help="container image archive; --entry then holds the arguments of its "
+                       f"entry point (default: '{DEFAULT_ARGUMENTS}')")
     entry.add_argument("--anchor", metavar="COMMAND|DIR",
                        help="a command, or a folder of ready bitstreams named as in a submission "
                        "(default: the edition's)")
@@ -128,7 +131,7 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
                            help="folder for records and verdict")
     measuring.add_argument("--json", action="store_true",
                            help="print the verdict as JSON, one object a line: kind (point, "
-                           "sequence, class, overall) and the keys of verdict.json")
+                           "sequence, class or overall) and the keys that verdict.json has there")
 
     def usage_error(message: str) -> None:
         parser.print_usage(sys.stderr)
@@ -144,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
     if args.repetitions < 1:
         raise FastpartError(f"--repetitions {args.repetitions}: wanted 1 or more")
     if args.submission and (args.entry or args.image):
-        raise FastpartError("--submission: ready bitstreams need no --entry or --image; leave it out")
+        raise FastpartError("--submission: ready bitstreams need no --entry or --image")
     qps = args.qps or list(edition.qps)
     if not all(0 <= qp <= 63 for qp in qps) or len(set(qps)) < len(qps):
         raise FastpartError(f"--qps {','.join(map(str, qps))}: wanted distinct ones from 0 to 63")
@@ -198,7 +201,7 @@ def run(args: argparse.Namespace) -> int:
         }
     verdict = build_verdict(
         edition, found, anchor=described[ANCHOR], entry=described[ENTRY], machine=machine,
-        command=shlex.join(["fastpart", *sys.argv[1:]]),
+        command=shlex.join(["fastpart", *args.argv]),
     )
     write_json_atomic(args.out / "verdict.json", verdict)
     print("\n".join(_json_lines(verdict)) if args.json else to_text(verdict), end="\n" * args.json)
@@ -271,7 +274,7 @@ def _points(args: argparse.Namespace, qps: Sequence[int], session: Path) -> list
         for name in args.cuts:
             points += cut_points(cuts[name], args.clips, session, qps, args.intra_period)
     for path in map(Path, args.inputs):
-        clip = open_clip(path, frames=args.frames, workdir=session)
+        clip = _alone(open_clip(path, frames=args.frames, workdir=session), session)
         points += clip_points({"name": path.stem}, clip, path, qps, args.intra_period)
     if not points:
         raise FastpartError("no sequence to verify; give a CLIP, or --cuts and --clips")
@@ -279,6 +282,19 @@ def _points(args: argparse.Namespace, qps: Sequence[int], session: Path) -> list
     if len(set(names)) < len(names):
         raise FastpartError(f"sequences: {', '.join(names)}: wanted distinct names")
     return points
+
+
+def _alone(clip: Clip, session: Path) -> Clip:
+    """The clip in a file that holds nothing else, for encoders that take a file as a whole."""
+    wanted = clip.frame_bytes * clip.frames
+    if clip.path.stat().st_size == wanted:
+        return clip
+    out = session / clip.path.name
+    with clip.path.open("rb") as source, out.open("wb") as target:
+        source.seek(clip.start * clip.frame_bytes)
+        for _ in range(clip.frames):
+            target.write(source.read(clip.frame_bytes))
+    return replace(clip, path=out, start=0)
 
 
 def _test(point: Point) -> Test:
@@ -293,7 +309,7 @@ def _results(
     points: Sequence[Point], runner: Runner, sources: Mapping[str, _Ready], repetitions: int
 ) -> dict[Test, Results]:
     """The records of this run's points, those of other builds or settings left out."""
-    records = list(load_records(runner.out).values())
+    records = load_records(runner.out)
     found = {}
     for point in points:
         sides: dict[str, list[dict[str, Any]]] = {ANCHOR: [], ENTRY: []}
@@ -308,7 +324,7 @@ def _results(
                     failure = str(error)
             else:
                 sides[name] = [
-                    record for record in records
+                    _examined(path, record, point, runner) for path, record in records.items()
                     if (record["cut"], record["qp"], record["variant"])
                     == (point.cut["name"], point.qp, name)
                     and record["rep"] < repetitions
@@ -316,6 +332,22 @@ def _results(
                 ]
         found[_test(point)] = Results(sides[ANCHOR], [] if failure else sides[ENTRY], failure)
     return found
+
+
+def _examined(path: Path, record: dict[str, Any], point: Point, runner: Runner) -> dict[str, Any]:
+    """The record, with what an earlier start was not asked to examine."""
+    if runner.examine is None or not record["psnr"] or "vmaf" in record:
+        return record
+    decoded = Clip(runner.session / f"{path.stem}.yuv", point.clip.width, point.clip.height,
+                   point.clip.fps, runner.bit_depth, point.clip.frames)
+    try:
+        check(path.with_suffix(".266"), decoded, runner.decoders, decoded.path,
+              runner.session / "decoder.log", recon=False)
+        record = {**record, **runner.examine(point, decoded)}
+    finally:
+        decoded.path.unlink(missing_ok=True)
+    write_json_atomic(path, record)
+    return record
 
 
 class _Vmaf:
@@ -349,8 +381,7 @@ class _Ready:
         changed. Raises FastpartError when it is missing or no bitstream."""
         base = f"{point.cut['name']}_qp{point.qp}"
         stream = next(
-            (path for suffix in STREAM_SUFFIXES if _exists(path := self.folder / f"{base}{suffix}")),
-            None,
+            filter(_exists, (self.folder / f"{base}{suffix}" for suffix in STREAM_SUFFIXES)), None
         )
         if stream is None:
             raise FastpartError(
@@ -373,7 +404,10 @@ class _Ready:
         except (OSError, ValueError, KeyError, AttributeError):
             pass
         say(f"{point.name} {self.name}: checking {stream}")
-        record = {"schema": READY_SCHEMA, "identity": identity, **self._measured(point, stream, pictures)}
+        record = {
+            "schema": READY_SCHEMA, "identity": identity,
+            **self._measured(point, stream, pictures),
+        }
         write_json_atomic(path, record)
         return record
 
@@ -396,8 +430,8 @@ class _Ready:
         else:
             if pictures is None:
                 raise FastpartError(
-                    f"{stream.with_suffix('.yuv')}: no decoded pictures, wanted them beside {stream}, "
-                    "which only the entry's own decoder reads"
+                    f"{stream.with_suffix('.yuv')}: no decoded pictures, wanted them beside "
+                    f"{stream}, which only the entry's own decoder reads"
                 )
             bits = {"total": 8 * stream.stat().st_size, "sei": 0}
             decoded = replace(decoded, path=pictures)
