@@ -6,8 +6,8 @@
 Staged into a root file system, file by file, and nothing else:
   /vtm        patched EncoderApp and random-access configuration of the VTM folder, and the model file
               if one is named (else the one compiled in)
-  /usr/python entry.py; the modules of fastpart, psutil and the standard library that `fastpart
-              encode` imports, of the Python that runs this program; /usr/bin/python, its interpreter
+  /usr        entry.py; the modules of fastpart, psutil and the standard library that `fastpart
+              encode` imports, of the Python that runs this program, and its interpreter
   /lib, ...   the shared libraries that those name (ldd)
 Then buildah (or podman) packs it as Containerfile says. Times, owners and modes are fixed: the
 same inputs give the same image digest.
@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 LEFT_OUT = (
     "imageio_ffmpeg", "bjontegaard", "numpy", "tkinter", "unittest", "doctest", "pdb", "pydoc",
     "test", "setuptools", "pip", "ssl", "_ssl", "asyncio", "multiprocessing", "_hashlib", "readline",
-    "http", "email", "xml", "ftplib", "urllib.request", "lzma", "bz2",
+    "http", "xml", "ftplib", "urllib.request", "lzma", "bz2",
 )
 
 #: Started by path, not imported.
@@ -82,21 +82,25 @@ def stage(root: Path, vtm_home: str | None, model: Path | None) -> None:
     if model:
         _put(model, root / "vtm" / "model.fpm")
 
-    python = root / "usr" / "python"
+    python = root / "usr" / "lib" / f"python{sysconfig.get_python_version()}"
+    site = root / "usr" / "lib" / "fastpart"
     binaries.append(_put(Path(sys.executable).resolve(), root / "usr" / "bin" / "python"))
-    _put(HERE / "entry.py", python / "entry.py")
+    _put(HERE / "entry.py", site / "entry.py")
     library = Path(sysconfig.get_path("stdlib"))
-    inside = python / "lib" / f"python{sysconfig.get_python_version()}"
     for path in modules():
-        found = _place(path, library, inside, python / "site")
+        found = _place(path, library, python, site)
         _put(path, found)
         if path.suffix == ".so":
             binaries.append(found)
     # What the interpreter looks for to find its home.
-    _put(library / "os.py", inside / "os.py")
+    _put(library / "os.py", python / "os.py")
     for name in PROGRAMS:
-        _put(Path(fastpart.__file__).parent / name, python / "site" / "fastpart" / name)
-    for path in shared_libraries([*binaries]):
+        _put(Path(fastpart.__file__).parent / name, site / "fastpart" / name)
+    # The one thing that the package asks of its own installation: its version.
+    about = site / f"fastpart-{fastpart.__version__}.dist-info" / "METADATA"
+    about.parent.mkdir()
+    about.write_text(f"Metadata-Version: 2.1\nName: fastpart\nVersion: {fastpart.__version__}\n")
+    for path in shared_libraries(binaries):
         _put(path, root / str(path).lstrip("/"))
     for name in ("in", "out", "tmp", "proc", "dev"):
         (root / name).mkdir(exist_ok=True)
@@ -154,7 +158,7 @@ def pack(folder: Path, out: Path) -> str:
     shutil.copy(HERE / "Containerfile", folder / "Containerfile")
     name = "fastpart-scheme"
     tail = ["--isolation", "chroot"] if Path(builder).name == "buildah" else []
-    _call([builder, "build", *tail, "--timestamp", "0", "--format", "oci", "--network=none", "-q",
+    _call([builder, "build", *tail, "--timestamp", "0", "--format", "oci", "-q",
            "-t", name, "-f", str(folder / "Containerfile"), str(folder)])
     layout = folder / "layout"
     _call([builder, "push", "-q", name, f"oci:{layout}:{name}"])

@@ -28,7 +28,7 @@ from sweep_tools import (
 
 from fastpart.errors import FastpartError
 from fastpart.media import open_clip
-from fastpart.quality import bitstream_bits
+from fastpart.bitstream import bitstream_bits
 from fastpart.timing.sweep.cell import digest
 from fastpart.timing.sweep.driver import load_sweep
 from fastpart.timing.sweep.executor import local_workers, memory_of

@@ -17,7 +17,7 @@ import numpy as np
 
 from fastpart.errors import FastpartError
 from fastpart.media import Clip, frame_bytes
-from fastpart.quality import nal_units
+from fastpart.bitstream import nal_units
 
 #: Side of the pictures of a trial, luma samples.
 TRIAL_SIZE = 128

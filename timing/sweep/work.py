@@ -19,7 +19,7 @@ from fastpart import __version__
 from fastpart.backend import Vtm
 from fastpart.errors import FastpartError
 from fastpart.media import Clip
-from fastpart.quality import bitstream_bits
+from fastpart.bitstream import bitstream_bits
 from fastpart.record import encode_record, sha256_file
 from fastpart.supervise import run_measured
 from fastpart.timing.conformance import Decoders, check
