@@ -19,6 +19,8 @@ COMMAND_MODULES = (
     "fastpart.timing.command",
     "fastpart.timing.verify",
     "fastpart.timing.sweep.command",
+    "fastpart.timing.report",
+    "fastpart.timing.demo",
 )
 
 DESCRIPTION = """\
@@ -28,6 +30,7 @@ From a pristine VTM tree to a faster encode:
   1. fastpart doctor                        what is there, what is missing, how to get it
   2. fastpart patch apply VTM_TREE          then build the tree as its own README says
   3. fastpart encode IN -o OUT.266 --qp 32  encode with the learned predictor
+Seeing it without VTM: fastpart demo.
 Training your own predictor: fastpart train collect, then fastpart train fit.
 Proving it: fastpart timing run, then fastpart timing table; as an organizer, fastpart verify.
 

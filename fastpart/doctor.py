@@ -33,6 +33,7 @@ PACKAGES = {
     "lightgbm": "train",
     "pyarrow": "train",
     "bjontegaard": "report",
+    "openpyxl": "report",
 }
 
 

@@ -184,13 +184,13 @@ def compiler_of(binary: str | os.PathLike) -> str | None:
         with Path(binary).open("rb") as file, mmap.mmap(
             file.fileno(), 0, access=mmap.ACCESS_READ
         ) as data:
-            # Found by plain search first: a pattern takes seconds for a large binary.
-            for name in (b"GCC: (", b"clang version "):
-                at = data.find(name)
-                if at >= 0:
-                    begin = at - len(re.search(rb"(?:\w+ )?$", data[max(0, at - 40) : at])[0])
-                    return re.match(rb"[ -~]{3,120}", data[begin : begin + 120])[0].decode()
-            return None
+            # Found first, matched then: the expression alone takes seconds on a large binary.
+            marks = [at for at in map(data.find, (b"GCC: (", b"clang version ")) if at >= 0]
+            if not marks:
+                return None
+            around = data[max(0, min(marks) - 20) : min(marks) + 120]
+            found = re.search(rb"(?:GCC: \(|(?:\w+ )?clang version )[ -~]{3,100}", around)
+            return found[0].decode() if found else None
     except (OSError, ValueError):
         return None
 

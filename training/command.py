@@ -1,9 +1,10 @@
-"""The subcommands `fastpart train collect` and `fastpart train fit`."""
+"""The subcommands `fastpart train collect`, `fastpart train fit` and `fastpart train vvenc`."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import sys
 from importlib.resources import files
@@ -16,6 +17,7 @@ from fastpart.training.recipe import load_recipe
 from fastpart.vtm import VtmHome
 
 DEFAULT_RECIPE = files("fastpart.training") / "recipes" / "default.toml"
+VVENC_RECIPE = files("fastpart.training") / "recipes" / "vvenc.toml"
 
 
 def add_commands(subparsers: argparse._SubParsersAction) -> None:
@@ -44,6 +46,21 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     fit.add_argument("--model", type=Path, required=True, help="model file to write")
     fit.add_argument("--report", type=Path, help="fit report to write (default: MODEL.json)")
     fit.set_defaults(run=run_fit)
+
+    vvenc = actions.add_parser(
+        "vvenc", help="learn partition depths for libvvenc: encode, fit, and measure",
+        description="Encode what the recipe of the libvvenc demo wants and has no record yet, fit "
+        "the model, and with --test measure it on clips that took no part in the fit.",
+    )
+    vvenc.add_argument("--recipe", type=Path, default=VVENC_RECIPE)
+    vvenc.add_argument("--clips", type=Path, required=True, help="folder that holds train/")
+    vvenc.add_argument("--out", type=Path, required=True, help="folder for cuts and records")
+    vvenc.add_argument("--model", type=Path, required=True, help="model file to write")
+    vvenc.add_argument("--core", type=int, help="pin the encoders to this CPU")
+    vvenc.add_argument("--limit", type=int, help="make at most so many records, then stop")
+    vvenc.add_argument("--test", action="store_true",
+                       help="measure the model as it is on the test cuts instead")
+    vvenc.set_defaults(run=run_vvenc)
 
 
 def run_collect(args: argparse.Namespace) -> int:
@@ -109,4 +126,28 @@ def run_fit(args: argparse.Namespace) -> int:
     report = args.report or args.model.with_suffix(".json")
     fit.fit(tables, args.model, report, options, metadata)
     print(f"{args.model}, {report}")
+    return 0
+
+
+def run_vvenc(args: argparse.Namespace) -> int:
+    from fastpart.training import vvenc
+
+    recipe = vvenc.load_recipe(args.recipe)
+    args.out.mkdir(parents=True, exist_ok=True)
+    records = args.out / ("test.tsv" if args.test else "train.tsv")
+    if args.test:
+        cells, argv = vvenc.test_cells(recipe), vvenc.test_argv(recipe, args.model)
+    else:
+        cells, argv = vvenc.designs(recipe), vvenc.training_argv()
+    missing = vvenc.collect(
+        cells, records, args.clips, args.out, argv, core=args.core, limit=args.limit
+    )
+    if missing:
+        print(f"{records}: {missing} of {len(cells)} records are missing; start again to go on")
+    elif args.test:
+        print(vvenc.table(vvenc.read_records(records)), end="")
+    else:
+        model = vvenc.fit(recipe, records, args.model)
+        print(json.dumps(model["training"]["cross_validation"], indent=1))
+        print(f"{args.model}")
     return 0
