@@ -19,6 +19,7 @@ COMMAND_MODULES = (
     "fastpart.timing.command",
     "fastpart.timing.verify",
     "fastpart.timing.sweep.command",
+    "fastpart.timing.submission.command",
     "fastpart.timing.report",
     "fastpart.timing.demo",
 )

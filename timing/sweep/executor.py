@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -261,9 +262,10 @@ def load_jobs(path: Path) -> dict[str, str]:
 
 
 def _last_line(folder: Path, pattern: str = "*") -> str:
-    """The last that a job wrote."""
+    """The error that a job ended with, or else the last that it wrote."""
     lines: list[str] = []
     for path in sorted([*folder.glob(f"{pattern}.out"), *folder.glob(f"{pattern}.err")]):
         with contextlib.suppress(OSError):
-            lines += path.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-    return lines[-1] if lines else ""
+            lines += path.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-60:]
+    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt|StoreFull)\b", line)]
+    return (errors or lines or [""])[-1]
