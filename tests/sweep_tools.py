@@ -28,12 +28,14 @@ def libvvenc_template(preset: str) -> str:
     )
 
 
-def write_grid(folder: Path, encoders: str, *, clips=2, frames=3, qps=(22, 27, 32, 37), more="") -> Path:
-    """A grid of small clips, all in folder. encoders: TOML tables."""
+def write_grid(
+    folder: Path, encoders: str, *, clips=2, frames=3, qps=(22, 27, 32, 37), side=64, more=""
+) -> Path:
+    """A grid of small square clips, all in folder. encoders: TOML tables."""
     names = []
     for seed in range(clips):
-        names.append(f"Ramp{seed}_64x64_30.yuv")
-        write_clip(folder / names[-1], frames=frames, seed=seed)
+        names.append(f"Ramp{seed}_{side}x{side}_30.yuv")
+        write_clip(folder / names[-1], side, side, frames=frames, seed=seed)
     grid = folder / "grid.toml"
     grid.write_text(f"files = {json.dumps(names)}\nqps = {list(qps)}\n{more}\n{encoders}")
     return grid
