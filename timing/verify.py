@@ -221,7 +221,8 @@ def _require_bjontegaard() -> None:
 def _anchor(args: argparse.Namespace, edition: Edition, home: VtmHome) -> Backend | Path:
     if args.anchor is None:
         return _backend(edition.anchor, home)
-    if Path(args.anchor).is_dir():
+    # A command may be longer than a path can be.
+    if os.path.isdir(args.anchor):
         return Path(args.anchor)
     return Command(args.anchor)
 

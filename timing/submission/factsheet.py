@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -78,14 +79,14 @@ def methodology(
         f"What is new, and why it works: {_TO_FILL}", "",
         "## Configuration", "",
         "The command of one point, as it ran:", "",
-        *(["    " + " ".join(map(str, records[0]["encode"]["argv"]))] if records else [_TO_FILL]), "",
+        *(_code(" ".join(map(str, records[0]["encode"]["argv"]))) if records else [_TO_FILL]), "",
         "## Training", "", *_training(model), "",
         f"Hardware and duration of the training: {_TO_FILL}", "",
         "## Measurement", "",
         "Anchor and entry ran in pairs on one core, in alternating order; everything that the entry "
         "starts counts. Each bitstream was decoded by the decoders of the edition "
         f"({', '.join(verdict['edition']['decoders'])}), and PSNR is that of the decoded file.", "",
-        f"    {verdict['commands']['verify']}", "",
+        *_code(verdict["commands"]["verify"]), "",
         "## Limits", "",
         *(f"- {reason}" for reason in verdict["overall"]["reasons"]),
         f"- Known weaknesses: {_TO_FILL}", "",
@@ -107,7 +108,7 @@ def to_pdf(markdown_text: str, created: datetime) -> bytes:
             f"{error.name}: package not found, wanted for PDF; pip install 'fastpart[report]'"
         ) from error
     # The fonts of every PDF reader know Latin-1.
-    text = markdown_text.encode("latin-1", "replace").decode("latin-1")
+    text = markdown_text.replace("\u2264", "<=").replace("\u2026", "...").encode("latin-1", "replace").decode("latin-1")
     pdf = FPDF(format="A4")
     pdf.set_creation_date(created)
     pdf.set_font("Helvetica", size=9)
@@ -170,6 +171,11 @@ def _training(model: Mapping[str, Any] | None) -> list[str]:
     lines += [f"- {key.replace('_', ' ')}: {_plain(value)}" for key, value in about.items()
               if key != "clips"]
     return [*(lines or ["- " + _TO_FILL]), f"- Licences and sources of the clips: {_TO_FILL}"]
+
+
+def _code(text: str) -> list[str]:
+    """A command, in lines that fit a page."""
+    return ["    " + line for line in textwrap.wrap(text, 100, break_on_hyphens=False)]
 
 
 def _plain(value: Any) -> str:
