@@ -95,6 +95,14 @@ class Cluster:
         self._run("slurmctld", "-D", "-i")
         _until(lambda: "UP" in self._output("scontrol", "ping"), "slurmctld")
 
+    def kill_controller(self) -> None:
+        """kill -9 of slurmctld, once it has written down which jobs there are; what it has not, it
+        does not know when it comes back."""
+        begin = time.time()
+        saved = self.folder / "state" / "job_state"
+        _until(lambda: saved.exists() and saved.stat().st_mtime > begin, "the controller's state", 60)
+        self.kill("slurmctld")
+
     def kill(self, name: str) -> None:
         """kill -9 of a daemon."""
         process = self.processes.pop(name)

@@ -394,8 +394,8 @@ def test_slurm_gives_the_bitstreams_of_the_local_run_though_all_is_killed(tmp_pa
                       more='[slurm]\npartition = "test"\nconstraint = "timing"\nmem_gb = 0.1\nparallel = 1\n')
     out, local = tmp_path / "out", tmp_path / "local"
     driver = Driver("run", grid, "--out", out, "--executor", "slurm", env=slurm.env)
-    driver.until(lambda: done(out) >= 1)
-    slurm.kill("slurmctld")
+    driver.until(lambda: done(out) >= 1 and workers(out))
+    slurm.kill_controller()
     driver.kill()
     slurm.start_controller()
     driver = Driver("resume", out, env=slurm.env)

@@ -136,21 +136,12 @@ def drive(
     known: dict[str, int] = {}
     try:
         while left:
-            missing = {cell.key for task in left.values() for cell in task.cells}
-            ready = []
-            for key, task in list(left.items()):
-                if broken := next((need for need in task.needs if need in failures), None):
-                    failures[key] = f"{task.cells[0].name}: needs {broken[:12]}..., which failed"
-                    table.failed(left.pop(key), failures[key], tries[key], True)
-                elif key not in flying and missing.isdisjoint(task.needs):
-                    ready.append(task)
-            # Cells that a worker of an earlier or another driver is at: others first.
-            ready.sort(key=lambda task: store.holder(task.cells[0].key) is not None)
-            if starting := ready[: executor.room()]:
-                with store.writing():
-                    executor.submit(starting)
-                flying |= {task.cells[0].key: task for task in starting}
-                known |= {task.cells[0].key: _attempts(store, task) for task in starting}
+            if executor.room() > 0:
+                if starting := _ready(left, flying, failures, tries, table, store)[: executor.room()]:
+                    with store.writing():
+                        executor.submit(starting)
+                    flying |= {task.cells[0].key: task for task in starting}
+                    known |= {task.cells[0].key: _attempts(store, task) for task in starting}
             for task, said in executor.ended():
                 key = task.cells[0].key
                 flying.pop(key)
@@ -170,6 +161,23 @@ def drive(
         table.clear()
         executor.leave()
     return failures
+
+
+def _ready(
+    left: dict[str, Task], flying: Mapping[str, Task], failures: dict[str, str],
+    tries: Mapping[str, int], table: Table, store: Store,
+) -> list[Task]:
+    """Tasks that may start. Those that need a failed one are taken out of left, as failures."""
+    missing = {cell.key for task in left.values() for cell in task.cells}
+    ready = []
+    for key, task in list(left.items()):
+        if broken := next((need for need in task.needs if need in failures), None):
+            failures[key] = f"{task.cells[0].name}: needs {broken[:12]}..., which failed"
+            table.failed(left.pop(key), failures[key], tries[key], True)
+        elif key not in flying and missing.isdisjoint(task.needs):
+            ready.append(task)
+    # Cells that a worker of an earlier or another driver is at: others first.
+    return sorted(ready, key=lambda task: store.holder(task.cells[0].key) is not None)
 
 
 def _attempts(store: Store, task: Task) -> int:
