@@ -26,9 +26,11 @@ from sweep_tools import (
     write_grid,
 )
 
+from fastpart import cli
+from fastpart.bitstream import bitstream_bits
 from fastpart.errors import FastpartError
 from fastpart.media import open_clip
-from fastpart.bitstream import bitstream_bits
+from fastpart.timing.sweep.analysis import analyse, pareto_front
 from fastpart.timing.sweep.cell import digest
 from fastpart.timing.sweep.driver import load_sweep
 from fastpart.timing.sweep.executor import local_workers, memory_of
@@ -414,3 +416,49 @@ def test_no_slurm_is_said(tmp_path):
     ended = sweep("run", grid, "--out", tmp_path / "out", "--executor", "slurm", env=env)
     assert ended.returncode == 1
     assert "no sbatch here" in ended.stderr
+
+
+def _row(sequence, encoder, qp, kbps, psnr, time_s, pairing=None):
+    planes = dict.fromkeys(("psnr_y", "psnr_u", "psnr_v", "psnr_weighted"), psnr)
+    return {"sequence": sequence, "class": "C", "encoder": encoder, "label": encoder, "qp": qp,
+            "repetition": 0, "status": "done", "kbps_without_sei": kbps, "time_s": time_s,
+            "pairing": pairing, **planes}
+
+
+def test_the_analysis_finds_rates_times_and_the_front():
+    points = [(22, 800.0, 40.0), (27, 400.0, 37.0), (32, 200.0, 34.0), (37, 100.0, 31.0)]
+    rows = []
+    for sequence in ("a", "b"):
+        for qp, kbps, psnr in points:
+            rows.append(_row(sequence, "stock", qp, kbps, psnr, 10.0, f"{sequence}{qp}"))
+            rows.append(_row(sequence, "fast", qp, kbps * 1.1, psnr, 5.0, f"{sequence}{qp}"))
+    found = analyse(rows, "stock")
+    assert [row["scope"] for row in found] == ["sequence", "sequence", "class", "overall"]
+    for row in found:
+        # Ten percent more rate at the same quality.
+        assert row["bd_rate_weighted"] == pytest.approx(10.0)
+        assert row["time_ratio"] == pytest.approx(0.5)
+        assert row["paired"] is True
+    rows[-1]["status"] = "failed"
+    found = {row["sequence"]: row for row in analyse(rows, "stock") if row["scope"] == "sequence"}
+    assert found["b"]["bd_rate_weighted"] is None and "wanted at least 4" in found["b"]["note"]
+    with pytest.raises(FastpartError, match="wanted one of stock, fast"):
+        analyse(rows, "other")
+    assert pareto_front([(1.0, 0.0), (0.5, 2.0), (0.6, 2.5), (0.3, 4.0), (0.5, 3.0)]) == [3, 1, 0]
+
+
+def test_report_shows_a_sweep(tmp_path):
+    pytest.importorskip("matplotlib", reason=f"{MISSING}matplotlib")
+    grid = write_grid(tmp_path, libvvenc_encoder("a") + libvvenc_encoder("b", "fast"), clips=1, qps=(37,))
+    out = tmp_path / "out"
+    assert sweep("run", grid, "--out", out, "--cores", CORE).returncode == 0
+    assert cli.main(["report", str(out)]) == 0
+    for name in ("analysis.csv", "analysis.xlsx", "analysis.html", "pareto.pdf", "pareto.png",
+                 "rd_Ramp0_64x64_30.pdf", "rd_Ramp0_64x64_30.png"):
+        assert (out / name).stat().st_size > 100
+    with (out / "analysis.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["scope"], row["encoder"]) for row in rows] == [
+        ("sequence", "b"), ("class", "b"), ("overall", "b"),
+    ]
+    assert "wanted at least 4" in rows[0]["note"]

@@ -19,6 +19,7 @@ from typing import Any
 from fastpart.errors import FastpartError
 from fastpart.timing.conformance import Decoders
 from fastpart.timing.paired import check_cores
+from fastpart.timing.sweep.analysis import write_analysis
 from fastpart.timing.sweep.driver import (
     drive,
     driver_of,
@@ -246,6 +247,20 @@ def export_sweep(args: argparse.Namespace) -> int:
     rows = rows_of(sweep, Store(Path(sweep["store"])))
     write_export(rows, args.output)
     print(f"{args.output}: {len(rows)} points, {sum(r['status'] == 'done' for r in rows)} done")
+    return 0
+
+
+def report_sweeps(folders: list[Path], anchor: str | None, out: Path) -> int:
+    """Write the analysis of one sweep or several; returns 0. Of several, the encoders get the name
+    of their folder in front."""
+    rows = []
+    for folder in folders:
+        sweep = load_sweep(folder)
+        found = rows_of(sweep, Store(Path(sweep["store"])))
+        prefix = f"{folder.resolve().name}/" if len(folders) > 1 else ""
+        rows += [{**row, "encoder": prefix + row["encoder"]} for row in found]
+    for path in write_analysis(rows, anchor or rows[0]["encoder"], out):
+        print(path)
     return 0
 
 
