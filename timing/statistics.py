@@ -19,9 +19,8 @@ from statistics import NormalDist, fmean, stdev
 
 CONFIDENCE = 0.95
 
-#: Standard deviation of the log ratio of one pair, where only one was measured: twice of what
-#: five measurements of one pair gave (timing/results/verify_cases.tsv), and more than the
-#: drift between the two encodes of a pair on an idle machine.
+#: Standard deviation of the log ratio of one pair, where only one was measured: that of five pairs
+#: of stock VTM against itself beside other work was 0.018 (timing/results/verify_cases.md).
 DEFAULT_SPREAD = 0.02
 
 #: More repetitions than these are no advice.
