@@ -27,7 +27,8 @@ def main(arguments: list[str]) -> int:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     model = [f"--FastPartModel={MODEL}"] if MODEL.exists() else []
     if arguments and arguments[0].startswith("-"):
-        os.execv(ENCODER, [ENCODER, "-c", CFG, "--FastPart=1", *model, *arguments])
+        fixed = ["-c", CFG, "-o", os.devnull, "--InputChromaFormat=420", "--OutputBitDepth=10"]
+        os.execv(ENCODER, [ENCODER, *fixed, "--FastPart=1", *model, *arguments])
     if arguments and arguments[0] != "encode":
         print(__doc__, file=sys.stderr)
         return 2

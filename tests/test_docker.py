@@ -109,6 +109,14 @@ def test_the_container_encodes_what_the_encoder_does(image, tmp_path):
     run_encoder(command, tmp_path / "direct.log", core=CORE)
     assert stream.read_bytes() == (tmp_path / "direct.266").read_bytes()
     assert stream.stat().st_uid == 65532
+    # The arguments of `fastpart verify --image`.
+    (out / "one.266").touch()
+    (out / "one.266").chmod(0o666)
+    one = [*run, "-i", "/in/Ramp_64x64_30.yuv", "-wdt", "64", "-hgt", "64", "-fr", "30", "-f", "2",
+           "-q", "37", "-b", "/out/one.266", "--InputBitDepth=8",
+           f"--IntraPeriod={record['intra_period']}"]
+    assert subprocess.run(one, check=False, capture_output=True).returncode == 0
+    assert (out / "one.266").read_bytes() == stream.read_bytes()
     # What is done is left alone.
     before = stream.stat().st_mtime_ns
     again = subprocess.run(run, check=False, capture_output=True, text=True)
