@@ -18,6 +18,8 @@ COMMAND_MODULES = (
     "fastpart.training.command",
     "fastpart.timing.command",
     "fastpart.timing.verify",
+    "fastpart.timing.sweep.command",
+    "fastpart.timing.submission.command",
     "fastpart.timing.report",
     "fastpart.timing.demo",
 )

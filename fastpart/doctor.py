@@ -34,6 +34,9 @@ PACKAGES = {
     "pyarrow": "train",
     "bjontegaard": "report",
     "openpyxl": "report",
+    "fpdf2": "report",
+    "markdown": "report",
+    "submitit": "sweep",
 }
 
 

@@ -1,10 +1,9 @@
-"""Measures of a result: PSNR and VMAF of pictures, bits of a bitstream, BD-rate of curves."""
+"""Measures of a result: PSNR and VMAF of pictures, BD-rate of curves."""
 
 from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 import subprocess
 import warnings
@@ -23,10 +22,6 @@ LOSSLESS_PSNR = 999.99
 
 #: Samples compared at a time: their differences stay in the second-level cache.
 _BLOCK = 1 << 15
-
-#: nal_unit_type of prefix and suffix SEI (H.266 Table 5).
-SEI_TYPES = (23, 24)
-
 
 @dataclass(frozen=True)
 class Psnr:
@@ -80,31 +75,6 @@ def psnr(source: Clip, recon: Clip) -> Psnr:
                     10 * math.log10(peak * peak * (end - begin) / error) if error else LOSSLESS_PSNR
                 )
     return Psnr(pictures)
-
-
-def bitstream_bits(path: str | os.PathLike) -> dict[str, int]:
-    """Bits of a byte stream file, `total`, and those of its SEI NAL units, `sei`.
-
-    Walks the byte stream format (H.266 Annex B). A NAL unit counts with its start code,
-    the zero byte before that, and the zero bytes that trail it, so that total - sei is
-    what the same encode would have written without SEI messages.
-    Raises FastpartError when the file is no such stream.
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            starts = _nal_starts(data)
-            if not starts or data[: starts[0][0]].strip(b"\0"):
-                raise FastpartError(f"{path}: no start code at its beginning, wanted an H.266 stream")
-            ends = [begin for begin, _ in starts[1:]] + [len(data)]
-            sei = sum(
-                end - begin
-                for (begin, header), end in zip(starts, ends)
-                if header + 1 < len(data) and data[header + 1] >> 3 in SEI_TYPES
-            )
-            return {"total": 8 * len(data), "sei": 8 * sei}
-    except (OSError, ValueError) as error:
-        raise FastpartError(f"{path}: cannot be read as a bitstream: {error}") from error
 
 
 def vmaf(source: Clip, recon: Clip, log: str | os.PathLike) -> float:
@@ -232,14 +202,3 @@ def _squared_error(first: np.ndarray, second: np.ndarray, shift: int, second_shi
         values = difference.astype(np.float64)
         total += int(values @ values)
     return total
-
-
-def _nal_starts(data) -> list[tuple[int, int]]:
-    """(first byte counted to the NAL unit, first byte of its header) of each NAL unit."""
-    starts = []
-    at = data.find(b"\0\0\1")
-    while at >= 0:
-        zero_byte = at > 0 and data[at - 1] == 0
-        starts.append((at - zero_byte, at + 3))
-        at = data.find(b"\0\0\1", at + 3)
-    return starts

@@ -56,7 +56,7 @@ import psutil
 from fastpart import __version__
 from fastpart.errors import FastpartError
 from fastpart.media import Clip
-from fastpart.quality import bitstream_bits
+from fastpart.bitstream import bitstream_bits
 from fastpart.vtm import EncodeResult, binary_info
 
 SCHEMA = "fastpart.encode/1"

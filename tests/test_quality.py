@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from conftest import write_clip
 
+from fastpart.bitstream import bitstream_bits
 from fastpart.errors import FastpartError
 from fastpart.media import Clip
-from fastpart.quality import LOSSLESS_PSNR, bd_rate, bitstream_bits, curve_notes, psnr, vmaf
+from fastpart.quality import LOSSLESS_PSNR, bd_rate, curve_notes, psnr, vmaf
 from fastpart.vtm import RECON_BIT_DEPTH, encode_command, run_encoder
 
 

@@ -9,6 +9,7 @@ do not, which the verdict finds out as time spent elsewhere.
 from __future__ import annotations
 
 import re
+import resource
 import shlex
 import shutil
 import subprocess
@@ -33,9 +34,12 @@ INSIDE_INPUT, INSIDE_BITSTREAM = "/clip/input.yuv", "/out/bitstream.266"
 
 _LIMITS = (
     "--network=none", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges",
-    "--memory=8g", "--pids-limit=64", "--ulimit=fsize=4294967296", "--ulimit=core=0",
-    "--tmpfs=/tmp:rw,size=4g",
+    "--memory=8g", "--pids-limit=64", "--tmpfs=/tmp:rw,size=4g",
 )
+
+#: Limits of each process, within those that the runner sets and a host without privileges allows:
+#: an engine may not be able to raise them.
+_PROCESS_LIMITS = {"fsize": 1 << 30, "core": 0, "nofile": 1024, "nproc": 1024}
 
 
 class Image:
@@ -82,7 +86,7 @@ class Image:
         bitstream.touch()
         bitstream.chmod(0o666)
         return [
-            self.engine, "run", "--rm", *_LIMITS,
+            self.engine, "run", "--rm", *_LIMITS, *_ulimits(),
             "-v", f"{clip.path.resolve()}:{INSIDE_INPUT}:ro",
             "-v", f"{bitstream.resolve()}:{INSIDE_BITSTREAM}",
             self._image, *arguments,
@@ -94,6 +98,16 @@ class Image:
             "encoder": self._sha256, "model": None, "cfg": None,
             "options": {"arguments": self._arguments, "engine": Path(self.engine).name},
         }
+
+
+def _ulimits() -> list[str]:
+    """Options for _PROCESS_LIMITS, none above what the host allows."""
+    options = []
+    for name, value in _PROCESS_LIMITS.items():
+        hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        options.append(f"--ulimit={name}={value}:{value}")
+    return options
 
 
 def _find_engine() -> str:

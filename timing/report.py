@@ -64,6 +64,10 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("verdict", type=Path, metavar="VERDICT.json|DIR",
                         help=f"the record, or the folder that holds it as {VERDICT_NAME}")
+    parser.add_argument("more", type=Path, nargs="*", metavar="DIR",
+                        help="with the folder of a sweep: further sweeps to compare with it")
+    parser.add_argument("--anchor", metavar="ENCODER",
+                        help="of sweeps: encoder to relate the others to (default: the first)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write to (default: that "
                         "of the record)")
 
@@ -71,6 +75,10 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the report; returns 0."""
     path = args.verdict / VERDICT_NAME if args.verdict.is_dir() else args.verdict
+    if args.verdict.is_dir() and not path.exists() and (args.verdict / "sweep.json").exists():
+        from fastpart.timing.sweep.command import report_sweeps
+
+        return report_sweeps([args.verdict, *args.more], args.anchor, args.out or args.verdict)
     for written in write_report(load_verdict(path), args.out or path.parent).values():
         print(written)
     return 0

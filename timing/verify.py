@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from fastpart.backend import Backend, Command, PatchedVtm, StockVtm
+from fastpart.bitstream import bitstream_bits
 from fastpart.errors import FastpartError
 from fastpart.media import Clip, load_cuts, open_clip
-from fastpart.quality import bitstream_bits, vmaf
+from fastpart.quality import vmaf
 from fastpart.record import compiler_of, describe_machine, sha256_file, write_json_atomic
 from fastpart.timing.conformance import Decoders, check, compare
 from fastpart.timing.container import DEFAULT_ARGUMENTS, Image
@@ -222,7 +223,8 @@ def _require_bjontegaard() -> None:
 def _anchor(args: argparse.Namespace, edition: Edition, home: VtmHome) -> Backend | Path:
     if args.anchor is None:
         return _backend(edition.anchor, home)
-    if Path(args.anchor).is_dir():
+    # A command may be longer than a path can be.
+    if os.path.isdir(args.anchor):
         return Path(args.anchor)
     return Command(args.anchor)
 
