@@ -16,9 +16,10 @@ import pytest
 from conftest import write_clip
 
 from fastpart import vvenc
+from fastpart.bitstream import bitstream_bits
 from fastpart.errors import FastpartError
 from fastpart.media import Clip
-from fastpart.quality import bitstream_bits, psnr
+from fastpart.quality import psnr
 from fastpart.vvenc import Ffmpeg, Vvenc, encode_command
 from fastpart.vvenc_choice import (
     DEFAULT_MODEL,
