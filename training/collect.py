@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 from fastpart.encode import DEFAULT_CFG
-from fastpart.errors import FastpartError
 from fastpart.media import Clip, make_cut
 from fastpart.training.pool import each_on_a_core
 from fastpart.training.recipe import Cell, Round

@@ -15,10 +15,10 @@ segments        true: cells split at intra periods, joined with parcat; for qual
 
 [encoder.NAME]  backend: "vtm-stock", "vtm-patched", "vvenc" or "command"
                 VTM: cfg (list of configurations; default: random access), options (table); patched
-                besides: model (file, relative to this file), kappa
+                besides: model (file, relative to this file), kappa or target_ratio
                 vvenc: preset, accelerate, options; command: template, as of `fastpart verify --entry`
                 vary: table of lists; an encoder for each combination, NAME-KEY=VALUE. A key is one of
-                the encoder's own (kappa, preset, ...) or else an option
+                the encoder's own (kappa, target_ratio, preset, ...) or else an option
 
 [slurm]         partition, account, qos, constraint, exclusive, timeout_min, mem_gb, parallel (jobs at
                 a time); all optional
@@ -50,7 +50,8 @@ _KEYS = {
 #: Keys of an encoder by back end, besides backend and vary.
 _ENCODER_KEYS = {
     "vtm-stock": {"cfg": list, "options": dict},
-    "vtm-patched": {"cfg": list, "options": dict, "model": str, "kappa": (int, float)},
+    "vtm-patched": {"cfg": list, "options": dict, "model": str, "kappa": (int, float),
+                    "target_ratio": (int, float)},
     "vvenc": {"preset": str, "accelerate": bool, "options": dict, "model": str},
     "command": {"template": str},
 }
