@@ -69,12 +69,11 @@ def stage(root: Path, vtm_home: str | None, model: Path | None) -> None:
     import fastpart
     from fastpart.encode import DEFAULT_CFG
     from fastpart.errors import FastpartError
-    from fastpart.vtm import VERSION, VtmHome, binary_info
+    from fastpart.vtm import VERSION, VtmHome, require_fastpart
 
     home = VtmHome.find(vtm_home)
     encoder, cfg = home.encoder("patched"), home.cfg(DEFAULT_CFG)
-    if not binary_info(encoder).has_fastpart:
-        raise FastpartError(f"{encoder}: does not know --FastPart, wanted a build of the patched tree")
+    require_fastpart(encoder)
     if model and not model.is_file():
         raise FastpartError(f"{model}: no such model file; check --model")
     binaries = [_put(encoder, root / "vtm" / VERSION / "patched" / "EncoderApp")]

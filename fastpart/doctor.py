@@ -20,7 +20,14 @@ from fastpart.encode import DEFAULT_CFG
 from fastpart.errors import FastpartError
 from fastpart.media import Clip, ffmpeg_exe, frame_bytes
 from fastpart.modelfile import describe
-from fastpart.vtm import VERSION, VtmHome, binary_info, encode_command, run_encoder
+from fastpart.vtm import (
+    VERSION,
+    VtmHome,
+    binary_info,
+    encode_command,
+    require_fastpart,
+    run_encoder,
+)
 
 #: The model that `fastpart patch apply` compiles into the encoder.
 DEFAULT_MODEL = Path(__file__).parent / "models" / "default.fpm"
@@ -151,11 +158,7 @@ def _vtm(binary: Path) -> str:
 
 
 def _patched(binary: Path) -> str:
-    if not binary_info(binary).has_fastpart:
-        raise FastpartError(
-            f"{binary}: does not know --FastPart; run fastpart patch apply on the VTM tree, "
-            "build it again and copy it here"
-        )
+    require_fastpart(binary)
     return _vtm(binary)
 
 

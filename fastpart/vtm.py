@@ -180,6 +180,17 @@ def binary_info(binary: str | os.PathLike) -> BinaryInfo:
     )
 
 
+def require_fastpart(encoder: Path) -> BinaryInfo:
+    """What an EncoderApp with the predictor says of itself. Raises FastpartError when it has none."""
+    info = binary_info(encoder)
+    if not info.has_fastpart:
+        raise FastpartError(
+            f"{encoder}: does not know --FastPart, wanted a build of the patched tree; "
+            "run fastpart patch apply on the VTM tree, build it again and copy it here"
+        )
+    return info
+
+
 def intra_period_for(fps: Fraction | float) -> int:
     """Intra period in pictures for random access: the multiple of 32 nearest to one second.
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from fastpart.errors import FastpartError
+from fastpart.timing.arguments import names, numbers
 from fastpart.timing.paired import run_plan
 from fastpart.timing.plan import load_plan
 from fastpart.timing.record import load_records
@@ -41,16 +42,16 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
                      help="folder of the clips")
     run.add_argument("--out", type=Path, required=True, metavar="DIR",
                      help="folder for the records")
-    run.add_argument("--cores", type=_numbers, metavar="N,...",
+    run.add_argument("--cores", type=numbers, metavar="N,...",
                      help="CPUs that each take one point at a time (default: the first "
                      "this process may use); CPUs of one physical core disturb each other")
     run.add_argument("--repetitions", type=int, default=1, metavar="N",
                      help="times each point is measured, odd ones in reverse order (default: 1)")
-    run.add_argument("--only", type=_names, metavar="VARIANT,...",
+    run.add_argument("--only", type=names, metavar="VARIANT,...",
                      help="these variants of the plan; the anchor always runs with them")
-    run.add_argument("--cuts", type=_names, metavar="CUT,...",
+    run.add_argument("--cuts", type=names, metavar="CUT,...",
                      help="these cuts instead of the plan's")
-    run.add_argument("--qps", type=_numbers, metavar="QP,...",
+    run.add_argument("--qps", type=numbers, metavar="QP,...",
                      help="these QPs instead of the plan's")
     run.add_argument("--cuts-file", type=Path, metavar="FILE",
                      help="definitions of the cuts (default: cuts.toml of the clips folder)")
@@ -93,11 +94,3 @@ def run_table(args: argparse.Namespace) -> int:
         raise FastpartError(f"{args.folder}: no records in it, wanted those of fastpart timing run")
     print(FORMATS[args.format](build_table(list(records.values()), args.anchor)), end="")
     return 0
-
-
-def _names(text: str) -> list[str]:
-    return [word for word in text.split(",") if word]
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(word) for word in text.split(",") if word]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import fcntl
 import os
 import queue
 import shutil
@@ -26,6 +25,7 @@ from fastpart.quality import psnr
 from fastpart.record import encode_record, sha256_file, write_json_atomic
 from fastpart.supervise import Limits, run_measured
 from fastpart.timing.conformance import Conformance, Decoders, check
+from fastpart.timing.lock import folder_lock
 from fastpart.timing.plan import Plan, Variant
 from fastpart.timing.record import SCHEMA, load_records, stem
 from fastpart.vtm import (
@@ -33,6 +33,7 @@ from fastpart.vtm import (
     EncodeResult,
     VtmHome,
     intra_period_for,
+    require_fastpart,
     run_encoder,
 )
 
@@ -140,21 +141,7 @@ def check_cores(cores: Sequence[int]) -> None:
 @contextlib.contextmanager
 def session_folder(out: Path) -> Iterator[Path]:
     """A temporary folder in out, which no other run may use meanwhile."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
-    except OSError as error:
-        raise FastpartError(
-            f"{out}: cannot be written ({error.strerror}); choose another folder"
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise FastpartError(
-                f"{out}: another fastpart timing run is at work there; "
-                "wait, or choose another folder"
-            ) from error
+    with folder_lock(out, "another fastpart timing run is at work there; wait, or choose another folder"):
         for left in out.glob(".session-*"):
             shutil.rmtree(left, ignore_errors=True)
         session = Path(tempfile.mkdtemp(prefix=".session-", dir=out))
@@ -169,11 +156,8 @@ def _plan_backend(variant: Variant, home: VtmHome, cfg: Path) -> Vtm:
         home.encoder(variant.binary), [cfg], {"SEIDecodedPictureHash": 1, **variant.options},
         model=variant.model, kappa=variant.kappa, target_ratio=variant.target_ratio,
     )
-    if variant.binary == "patched" and not backend.info.has_fastpart:
-        raise FastpartError(
-            f"{backend.encoder}: does not know --FastPart, wanted a build of the patched tree; run "
-            "fastpart patch apply on the VTM tree and build it again"
-        )
+    if variant.binary == "patched":
+        require_fastpart(backend.encoder)
     return backend
 
 

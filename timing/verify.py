@@ -22,6 +22,7 @@ from fastpart.errors import FastpartError
 from fastpart.media import Clip, load_cuts, open_clip
 from fastpart.quality import vmaf
 from fastpart.record import compiler_of, describe_machine, sha256_file, write_json_atomic
+from fastpart.timing.arguments import names, numbers
 from fastpart.timing.conformance import Decoders, check, compare
 from fastpart.timing.container import DEFAULT_ARGUMENTS, Image
 from fastpart.timing.edition import DEFAULT_EDITION, Edition, edition_names, load_edition
@@ -94,7 +95,7 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
                         help="raw .yuv whose name tells its format (Name_416x240_24.yuv), or any "
                         "file that ffmpeg reads")
     sequences = parser.add_argument_group("sequences, besides CLIP")
-    sequences.add_argument("--cuts", type=_names, default=[], metavar="NAME,...",
+    sequences.add_argument("--cuts", type=names, default=[], metavar="NAME,...",
                            help="test sequences of the cuts file")
     sequences.add_argument("--clips", type=Path, metavar="DIR", help="folder of the clips")
     sequences.add_argument("--cuts-file", type=Path, metavar="FILE",
@@ -103,7 +104,7 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     sequences.add_argument("--intra-period", type=int, metavar="N",
                            help="pictures (default: the cut's own, or the multiple of 32 nearest "
                            "to one second)")
-    sequences.add_argument("--qps", type=_numbers, metavar="QP,...",
+    sequences.add_argument("--qps", type=numbers, metavar="QP,...",
                            help="these QPs instead of the edition's")
     entry = parser.add_argument_group("entry and anchor")
     entry.add_argument("--entry", metavar="COMMAND",
@@ -127,7 +128,7 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
                            help=f"rules (default: {DEFAULT_EDITION})")
     measuring.add_argument("--repetitions", type=int, default=1, metavar="N",
                            help="pairs of encodes at each point (default: 1)")
-    measuring.add_argument("--cores", type=_numbers, metavar="N,...",
+    measuring.add_argument("--cores", type=numbers, metavar="N,...",
                            help="as for fastpart timing run")
     measuring.add_argument("--vmaf", action="store_true", help="measure VMAF too")
     measuring.add_argument("--out", type=Path, required=True, metavar="DIR",
@@ -485,11 +486,3 @@ def _json_lines(verdict: Mapping[str, Any]) -> Iterator[str]:
         for row in verdict[key]:
             yield json.dumps({"kind": kind, **row}, allow_nan=False)
     yield json.dumps({"kind": "overall", **verdict["overall"]}, allow_nan=False)
-
-
-def _names(text: str) -> list[str]:
-    return [word for word in text.split(",") if word]
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(word) for word in text.split(",") if word]

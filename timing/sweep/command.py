@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fastpart.errors import FastpartError
+from fastpart.timing.arguments import numbers
 from fastpart.timing.conformance import Decoders
 from fastpart.timing.paired import check_cores
 from fastpart.timing.sweep.analysis import write_analysis
@@ -91,7 +92,7 @@ def _add_executor(parser: argparse.ArgumentParser) -> None:
                         help="where cells run (default: local; of resume: as before)")
     parser.add_argument("--workers", type=int, metavar="N",
                         help="local: cells at a time (default: as cores and memory allow)")
-    parser.add_argument("--cores", type=_numbers, metavar="N,...",
+    parser.add_argument("--cores", type=numbers, metavar="N,...",
                         help="local: CPUs to use (default: all that this process may)")
     parser.add_argument("--retries", type=int, metavar="N",
                         help="further attempts at a failed cell (default: 2)")
@@ -262,10 +263,3 @@ def report_sweeps(folders: list[Path], anchor: str | None, out: Path) -> int:
     for path in write_analysis(rows, anchor or rows[0]["encoder"], out):
         print(path)
     return 0
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(word) for word in text.split(",") if word]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: wanted numbers such as 0,1") from None

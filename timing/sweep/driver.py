@@ -23,6 +23,7 @@ from typing import Any
 from fastpart import __version__
 from fastpart.errors import FastpartError
 from fastpart.record import write_json_atomic
+from fastpart.timing.lock import LOCK_NAME, folder_lock
 from fastpart.timing.sweep.executor import Executor, Slurm
 from fastpart.timing.sweep.grid import Grid
 from fastpart.timing.sweep.layout import Layout
@@ -74,20 +75,8 @@ def load_sweep(out: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def driving(out: Path) -> Iterator[None]:
     """Be the one driver of a folder. SIGTERM ends it as an interrupt does."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("a+")
-    except OSError as error:
-        raise FastpartError(
-            f"{out}: cannot be written ({error.strerror}); choose another folder"
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise FastpartError(
-                f"{out}: another fastpart sweep is at work there; wait, or fastpart sweep cancel {out}"
-            ) from error
+    held = f"another fastpart sweep is at work there; wait, or fastpart sweep cancel {out}"
+    with folder_lock(out, held) as lock:
         lock.truncate(0)
         lock.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
         lock.flush()
@@ -105,7 +94,7 @@ def driving(out: Path) -> Iterator[None]:
 def driver_of(out: Path) -> dict[str, Any] | None:
     """Host and process ID of the driver at work on a folder, None if there is none."""
     try:
-        with (out / ".lock").open() as lock:
+        with (out / LOCK_NAME).open() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 return None
