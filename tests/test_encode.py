@@ -209,6 +209,8 @@ def test_ending_the_command_ends_the_encoder(clip, stub_home, out, tmp_path, num
          "--vtm-home", stub_home],
         env={**os.environ, "FAKE_VTM": "hang", "FAKE_VTM_PID": str(pid_file)},
         stderr=subprocess.DEVNULL,
+        # A shell makes its background jobs ignore interrupts; a user's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     pid = None
     deadline = time.monotonic() + 30

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
+import threading
 import time
 import traceback
 import uuid
@@ -61,6 +63,9 @@ class Task:
 
     def __call__(self) -> None:
         """Do what is missing. A failure is noted in the store and raised."""
+        if threading.current_thread() is threading.main_thread():
+            # What `sweep cancel` sends; ignored by what a shell started in the background.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         store = Store(self.root)
         started = time.monotonic()
         # One lock for a series: its first cell's.
