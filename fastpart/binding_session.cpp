@@ -51,16 +51,22 @@ void bind_session(py::module_& module)
            },
            py::arg("qp"), py::arg("temporal_id"), py::arg("intra"), py::arg("log_kappa") = 0.0)
       .def("end_picture",
-           [](OwnSteering& own, double nodes, double area, double kept, const std::array<double, kGroups>& skipped) {
+           [](OwnSteering& own, double nodes, double area, double kept, const std::array<double, kGroups>& skipped,
+              const std::array<double, 3>& control) {
              Effort effort;
              effort.pictures = 1;
              effort.nodes    = nodes;
              effort.area     = area;
              effort.kept     = kept;
              effort.skipped  = skipped;
+             effort.controls = control[0];
+             effort.control_estimated = control[1];
+             effort.control_measured  = control[2];
              own.steering.end_picture(effort);
            },
-           py::arg("nodes"), py::arg("area"), py::arg("kept"), py::arg("skipped"))
+           py::arg("nodes"), py::arg("area"), py::arg("kept"), py::arg("skipped"),
+           py::arg("control") = std::array<double, 3>{})
+      .def("control", [](OwnSteering& own) { return own.steering.control(); })
       .def("share", [](const OwnSteering& own) { return own.steering.share(); });
 
   py::class_<Session>(module, "Session", "Follows one encode; see engine/session.hpp for the order of calls.")
@@ -121,7 +127,12 @@ void bind_session(py::module_& module)
       .def("skipped", [](const Session& session) {
         const Counters counters = session.counters();
         return std::vector<uint64_t>(counters.skipped, counters.skipped + kCandidates);
-      }, "Skips by candidate.");
+      }, "Skips by candidate.")
+      .def("controls", [](const Session& session) {
+        Effort all;
+        if (session.steering()) for (const Effort& effort : session.steering()->efforts()) all.add(effort);
+        return py::make_tuple(all.controls, all.control_estimated, all.control_measured);
+      }, "Control CTUs of pictures that ended: number, estimated and measured time of what is skipped elsewhere.");
 
   py::class_<PictureStats>(module, "PictureStats", "Sums over blocks of a luma plane.")
       .def(py::init([](const LumaArray& luma) {

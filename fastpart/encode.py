@@ -20,9 +20,9 @@ from fastpart.vtm import (
     EncodeResult,
     Picture,
     VtmHome,
-    binary_info,
     encode_command,
     intra_period_for,
+    require_fastpart,
     run_encoder,
     speed_options,
 )
@@ -104,11 +104,8 @@ def run(args: argparse.Namespace) -> int:
     home = VtmHome.find(args.vtm_home)
     variant = "stock" if args.stock else "patched"
     encoder = home.encoder(variant)
-    if variant == "patched" and not binary_info(encoder).has_fastpart:
-        raise FastpartError(
-            f"{encoder}: does not know --FastPart, wanted a build of the patched tree; run "
-            "fastpart patch apply on the VTM tree and build it again, or encode with --stock"
-        )
+    if variant == "patched":
+        require_fastpart(encoder)
     cfg_files = [home.cfg(name) for name in args.cfg or [DEFAULT_CFG]]
     if args.model and not Path(args.model).is_file():
         raise FastpartError(f"{args.model}: no such model file; check --model")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lightgbm import Booster
 
 MAGIC = b"FASTPART"
-VERSION = 2
+VERSION = 3
 GROUPS = ("split_inter", "split_intra", "continue", "mode")
 MAX_FEATURES = 128
 MAX_LEAVES = 4096
@@ -30,7 +30,8 @@ MAX_KNOTS = 64
 LAYERS = 8
 #: Steering tables (`SteeringTables` of engine/model.hpp): name and number of values, in file order.
 STEERING = {
-    "picture_time": 1, "node_time": 2, "area_time": 2, "kept_scale": 1, "skip_logit": 14,
+    "picture_time": 1, "node_time": 2, "area_time": 2, "kept_scale": 1,
+    "split_scale": 2, "split_scale_controls": 2, "skip_logit": 14,
     "log_time": 14, "logit_slope": 1, "calibration": 3,
 }
 
@@ -168,11 +169,14 @@ def _pack_steering(path: Path, tables: Mapping[str, Sequence[float]] | None) -> 
         return struct.pack("<I", 0)
     sizes = {name: len(values) for name, values in tables.items()}
     values = [float(value) for name in STEERING for value in tables.get(name, ())]
-    rising = sizes == STEERING and tables["logit_slope"][0] > 0 and tables["calibration"][2] > 0
-    if not rising or not all(map(math.isfinite, values)):
+    positive = sizes == STEERING and min(
+        *tables["split_scale"], *tables["split_scale_controls"], *tables["logit_slope"],
+        tables["calibration"][2],
+    ) > 0
+    if not positive or not all(map(math.isfinite, values)):
         raise FastpartError(
             f"{path}: steering tables {dict(tables)}, wanted finite values, as many as in {STEERING}, "
-            "positive in logit_slope and at the end of calibration; run fastpart train steer"
+            "positive in split_scale, split_scale_controls, logit_slope and at the end of calibration; run fastpart train steer"
         )
     return struct.pack(f"<I{len(values)}f", 1, *values)
 

@@ -213,6 +213,7 @@ def test_refuses_unsound_heads():
         ({"tables": {**TABLES, "log_kappa": [0, 1]}}, "one log_kappa for each"),
         ({"tables": {**TABLES, "steering": {"node_time": [1, 2]}}}, "as many as in"),
         ({"tables": {**TABLES, "steering": {**TABLES["steering"], "logit_slope": [0]}}}, "positive"),
+        ({"tables": {**TABLES, "steering": {**TABLES["steering"], "split_scale": [1, 0]}}}, "positive"),
         ({"tables": {**TABLES, "log_kappa": [0, 1, np.nan]}}, "finite"),
         ({"tables": {**TABLES, "log_layer_weight": [0] * 7}}, "8 of them"),
     ],

@@ -14,6 +14,7 @@ from fastpart.training import fit
 from fastpart.training.command import DEFAULT_RECIPE
 from fastpart.training.dataset import CANDIDATES, read_trace
 from fastpart.training.recipe import load_recipe
+from fastpart.training.steer import NEUTRAL
 
 
 def synthetic(path, rows=6000, seed=1):
@@ -110,6 +111,39 @@ def test_policy_follows_kappa(fitted):
     assert skipped(1e9) == 1
     with pytest.raises(ValueError, match="no steering tables.*FastPartTargetRatio"):
         _engine.Session(model=model, enabled=True, target=0.6)
+
+
+def test_control_ctus_skip_nothing_and_measure(fitted, tmp_path):
+    folder, *_ = fitted
+    tables = {"qp_knots": (30,), "log_kappa": (0.0,), "log_layer_weight": [0.0] * 8,
+              "steering": {**NEUTRAL, "node_time": [2.0, 2.0], "area_time": [0.0, 0.0]}}
+    write_tables(folder / "m.fpm", tmp_path / "m.fpm", tables)
+    session = _engine.Session(model=(tmp_path / "m.fpm").read_bytes(), enabled=True, kappa=1e9)
+    luma = np.full((64, 64), 100, np.int16)
+    controls = 0
+    for picture in range(4):
+        session.begin_picture(poc=picture, qp=32, temporal_id=0, intra=False, luma=luma)
+        for _ in range(10):
+            before = sum(session.skipped())
+            session.enter(0, 0, 64, 64)
+            session.consider(11)
+            session.result(1e6)
+            kept = session.consider(1, 1e6)
+            assert kept == (sum(session.skipped()) == before)
+            if kept:
+                # Three nodes below a split that is skipped elsewhere.
+                for x in range(3):
+                    session.enter(0, 0, 32, 64)
+                    session.leave()
+                controls += 1
+            session.leave()
+            session.end_ctu()
+    session.finish()
+    found, estimated, measured = session.controls()
+    assert found == controls
+    assert 2 <= controls <= 8
+    assert measured == pytest.approx(3 * 2.0 * controls)
+    assert estimated > 0
 
 
 def test_default_recipe_trains_on_train_only():

@@ -2,22 +2,25 @@
 
 Each cell is encoded without skips and at some fixed kappas, one after the other on one core. The efforts
 that the engine counts (fastpart/engine/steering.hpp) and the user times say what share of time is really
-saved when the clock shows one, and what share each layer saves on average.
+saved when the clock shows one, what share each layer saves on average, and how far control CTUs are to be
+believed.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from fastpart.encode import DEFAULT_CFG
 from fastpart.errors import FastpartError
 from fastpart.media import make_cut
@@ -40,7 +43,24 @@ NODE_TIME = (0.30, 0.25)
 AREA_TIME = (0.0010, 0.0041)
 KEPT_SCALE = 1.3
 
-_EFFORT = ("pictures", "nodes", "area", "kept", *(f"skipped_{group}" for group in GROUPS))
+_EFFORT = (
+    "pictures", "nodes", "area", "kept", "controls", "control_estimated", "control_measured",
+    *(f"skipped_{group}" for group in GROUPS),
+)
+_CONTROLS = slice(4, 7)
+#: Inter and intra layers.
+_KINDS = (slice(0, 6), slice(6, 7))
+_SPLITS = [len(_EFFORT) - len(GROUPS) + i for i, group in enumerate(GROUPS) if group != "mode"]
+_MODE = _EFFORT.index("skipped_mode")
+
+#: Tables of a model whose own are yet to be found: with them the engine counts and has control CTUs.
+NEUTRAL = {
+    "picture_time": [PICTURE_TIME], "node_time": [*NODE_TIME], "area_time": [*AREA_TIME],
+    "kept_scale": [KEPT_SCALE], "split_scale": [1.0, 1.0], "split_scale_controls": [1.0, 1.0],
+    "skip_logit": [0.0] * 14, "log_time": [0.0] * 14, "logit_slope": [1.0], "calibration": [0.0, 0.0, 1.0],
+}
+#: Candidates for `split_scale_controls`; the last one is as good as no control CTUs.
+_BELIEFS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 1000.0)
 
 
 @dataclass(frozen=True)
@@ -69,7 +89,9 @@ def observe(
     """
     folder = out / "steering"
     folder.mkdir(parents=True, exist_ok=True)
-    checksum = describe(model)["checksum"]
+    counting = folder / "model.fpm"
+    write_tables(model, counting, {**describe(model)["tables"], "steering": NEUTRAL})
+    checksum = describe(counting)["checksum"]
     lock = threading.Lock()
     found: dict[str, list[Observation]] = {}
 
@@ -78,7 +100,7 @@ def observe(
         record = json.loads(path.read_text()) if path.exists() else None
         identity = {"model": checksum, "kappas": recipe.steering_kappas, "cut": cell.cut}
         if not record or record["identity"] != identity:
-            observations = _observe_cell(cell, recipe, clips_root, out, home, model, core)
+            observations = _observe_cell(cell, recipe, clips_root, out, home, counting, core)
             record = {"identity": identity, "observations": [asdict(one) for one in observations]}
             write_json_atomic(path, record)
         with lock:
@@ -114,10 +136,13 @@ def _observe_cell(cell, recipe, clips_root, out, home, model, core) -> list[Obse
     ]
 
 
-def fit_steering(observations: Sequence[Observation]) -> dict[str, list[float]]:
+def fit_steering(
+    observations: Sequence[Observation], beliefs: tuple[float, float] | None = None
+) -> dict[str, list[float]]:
     """The tables `fastpart.modelfile.STEERING` from observations of several cells, kappas and QPs.
 
-    Raises FastpartError when there are too few to determine them.
+    beliefs: `split_scale_controls`; by default those of `_BELIEFS` with the least error of the ratio on
+    cells left out. Raises FastpartError when there are too few observations to determine the tables.
     """
     cells = {one.cell for one in observations}
     qps = {one.intra_qp for one in observations}
@@ -127,20 +152,19 @@ def fit_steering(observations: Sequence[Observation]) -> dict[str, list[float]]:
             f"steering: observations of {len(cells)} cells, {len(qps)} QPs and {len(kappas)} kappas, "
             "wanted at least 4, 2 and 2; add cells to the recipe"
         )
-    efforts = np.array([one.efforts for one in observations])
-    ratio = np.array([one.ratio for one in observations])
-    qp = np.array([one.intra_qp - REFERENCE_QP for one in observations], float)
-
-    tables: dict[str, list[float]] = {
-        "picture_time": [PICTURE_TIME], "node_time": [*NODE_TIME], "area_time": [*AREA_TIME],
-        "kept_scale": [KEPT_SCALE],
-    }
-    clock = _logit(np.array([saved_share(effort, tables) for effort in efforts]))
-    design = np.stack([np.ones_like(qp), qp, clock], 1)
-    tables["calibration"] = np.linalg.lstsq(design, _logit(1 - ratio), rcond=None)[0].tolist()
+    if beliefs is None:
+        beliefs = min(
+            itertools.product(_BELIEFS, _BELIEFS),
+            key=lambda pair: np.square(_left_out(observations, lambda some: _clock_tables(some, pair))).sum(),
+        )
+    tables = _clock_tables(observations, beliefs)
 
     # By layer: share saved and time of a picture, both lines over QP; one slope over ln kappa for all.
-    times = np.array([[clock_times(effort[[i]], tables, i == 6) for i in range(len(LAYERS))] for effort in efforts])
+    efforts = np.array([one.efforts for one in observations])
+    qp = _relative_qp(observations)
+    times = np.array([
+        [clock_times(effort, tables, [layer]) for layer in range(len(LAYERS))] for effort in efforts
+    ])
     used = times.sum(2) > 0
     shares = _logit(np.clip(times[..., 1] / np.where(used, times.sum(2), 1), 0.01, 0.99))
     log_kappa = np.log([one.kappa for one in observations])
@@ -162,6 +186,29 @@ def fit_steering(observations: Sequence[Observation]) -> dict[str, list[float]]:
     return tables
 
 
+def _clock_tables(
+    observations: Sequence[Observation], beliefs: tuple[float, float]
+) -> dict[str, list[float]]:
+    """The tables that say what share of time is really saved when the clock shows one."""
+    efforts = np.array([one.efforts for one in observations])
+    tables = {**NEUTRAL, "split_scale_controls": list(beliefs)}
+    tables["split_scale"] = []
+    for rows in _KINDS:
+        _, estimated, measured = efforts[:, rows].sum(1)[:, _CONTROLS].T
+        seen = (estimated > 0) & (measured > 0)
+        found = np.log(measured[seen] / estimated[seen])
+        tables["split_scale"].append(float(np.exp(found.mean())) if seen.any() else 1.0)
+    qp = _relative_qp(observations)
+    clock = _logit(np.array([saved_share(effort, tables) for effort in efforts]))
+    really = _logit(np.array([1 - one.ratio for one in observations]))
+    design = np.stack([np.ones_like(qp), qp, clock], 1)
+    return {**tables, "calibration": np.linalg.lstsq(design, really, rcond=None)[0].tolist()}
+
+
+def _relative_qp(observations: Sequence[Observation]) -> np.ndarray:
+    return np.array([one.intra_qp - REFERENCE_QP for one in observations], float)
+
+
 def estimate(one: Observation, tables: dict[str, list[float]]) -> float:
     """The ratio of an observation as the engine estimates it (Steering::share)."""
     constant, slope, factor = tables["calibration"]
@@ -171,29 +218,48 @@ def estimate(one: Observation, tables: dict[str, list[float]]) -> float:
 
 def errors(observations: Sequence[Observation]) -> list[float]:
     """Estimated less true ratio of each observation, by tables fitted without its cell."""
-    found = []
-    for one in observations:
-        tables = fit_steering([other for other in observations if other.cell != one.cell])
-        found.append(estimate(one, tables) - one.ratio)
-    return found
+    return _left_out(observations, fit_steering)
+
+
+def _left_out(
+    observations: Sequence[Observation],
+    fit: Callable[[Sequence[Observation]], dict[str, list[float]]],
+) -> list[float]:
+    tables = {
+        cell: fit([one for one in observations if one.cell != cell])
+        for cell in sorted({one.cell for one in observations})
+    }
+    return [estimate(one, tables[one.cell]) - one.ratio for one in observations]
 
 
 def saved_share(efforts: np.ndarray, tables: dict[str, list[float]]) -> float:
     """Saved share of the virtual clock; efforts: (layers, counts)."""
-    inter = clock_times(efforts[:-1], tables, False)
-    intra = clock_times(efforts[-1:], tables, True)
-    saved = inter[1] + intra[1]
-    return saved / (inter[0] + intra[0] + saved)
+    spent, saved = clock_times(efforts, tables, range(len(LAYERS)))
+    return saved / (spent + saved)
 
 
-def clock_times(efforts: np.ndarray, tables: dict[str, list[float]], intra: bool) -> tuple[float, float]:
-    """Spent and saved time of some layers, as Steering::times."""
-    pictures, nodes, area, kept, *skipped = efforts.sum(0)
-    spent = (
-        tables["picture_time"][0] * pictures + tables["node_time"][intra] * nodes
-        + tables["area_time"][intra] * area + tables["kept_scale"][0] * kept
-    )
-    return spent, float(sum(skipped))
+def clock_times(
+    efforts: np.ndarray, tables: dict[str, list[float]], layers: Sequence[int]
+) -> tuple[float, float]:
+    """Spent and saved time of some layers, as Steering::spent and Steering::saved.
+
+    efforts: (layers, counts) of the whole encode, whose control CTUs count for all its layers.
+    """
+    spent = saved = 0.0
+    for intra, rows in enumerate(_KINDS):
+        mine = efforts[[layer for layer in layers if layer in range(len(LAYERS))[rows]]].sum(0)
+        pictures, nodes, area, kept = mine[:4]
+        spent += (
+            tables["picture_time"][0] * pictures + tables["node_time"][intra] * nodes
+            + tables["area_time"][intra] * area + tables["kept_scale"][0] * kept
+        )
+        scale = tables["split_scale"][intra]
+        controls, estimated, measured = efforts[rows].sum(0)[_CONTROLS]
+        if estimated > 0 and measured > 0:
+            weight = controls / (controls + tables["split_scale_controls"][intra])
+            scale *= (measured / (scale * estimated)) ** weight
+        saved += scale * mine[_SPLITS].sum() + tables["kept_scale"][0] * mine[_MODE]
+    return float(spent), float(saved)
 
 
 def _logit(share: Any) -> Any:

@@ -2,7 +2,7 @@
 //
 // Little endian, IEEE floats, no padding:
 //   magic      8 bytes "FASTPART"
-//   version    u32 = 2
+//   version    u32 = 3
 //   size       u64, bytes of payload
 //   payload
 //   checksum   u32, CRC-32 of all before it
@@ -10,7 +10,7 @@
 //   metadata   u32 length, UTF-8 JSON
 //   features   u32 count (1..128); each: u16 length, UTF-8 name
 //   tables     u32 knots (1..64); f32 qp[knots]; f32 log_kappa[knots]; f32 log_layer_weight[8];
-//              u32 steering (0 none, 1); if 1, the 38 f32 of SteeringTables in its order
+//              u32 steering (0 none, 1); if 1, the 42 f32 of SteeringTables in its order
 //   groups     u32 count = 4, in the order of Group; each: the loss forest, the time forest
 // forest:      u32 trees; each:
 //   nodes      u32 count; each: f64 threshold, u16 feature, u8 missing (0 none, 1 zero, 2 NaN),
@@ -47,7 +47,9 @@ struct SteeringTables {
   float picture_time;                          // outside the search: loop filters, which take a quarter at 416x240, QP 37
   float node_time[2];                          // of the tests of a node about which nobody asks
   float area_time[2];                          // the same for each of its luma samples
-  float kept_scale;                            // on the estimate of a mode that is tested
+  float kept_scale;                            // on the estimate of a mode, tested or skipped
+  float split_scale[2];                        // on the estimates of skipped splits, in a usual clip
+  float split_scale_controls[2];               // control CTUs that weigh as much as that
   float skip_logit[kSteeringLayers][2];        // ln odds of the share of time saved at kappa = 1
   float log_time[kSteeringLayers][2];          // ln of a picture's time without skips; only differences count
   float logit_slope;                           // growth of the ln odds with ln kappa

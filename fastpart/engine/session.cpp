@@ -122,6 +122,14 @@ void Session::end_picture()
   effort_.pictures = 1;
 }
 
+void Session::end_phantom()
+{
+  if (phantom_.depth != depth_) return;
+  effort_.control_estimated += phantom_.estimated;
+  effort_.control_measured += steering_->spent(effort_, stack_[depth_ - 1].geometry.intra_slice) - phantom_.start;
+  phantom_.depth = 0;
+}
+
 Budget Session::budget_below() const
 {
   Budget budget;
@@ -152,6 +160,11 @@ void Session::enter(const NodeGeometry& geometry)
 {
   Stopwatch watch(counters_.engine_cycles);
   const Budget budget = budget_below();
+  if (depth_ == 0 && !geometry.chroma && steering_)
+  {
+    control_ = steering_->control();
+    effort_.controls += control_;
+  }
   if (stack_.size() <= depth_) stack_.resize(depth_ + 1);
   Node& node      = stack_[depth_];
   node.geometry   = geometry;
@@ -200,6 +213,12 @@ bool Session::ask(Node& node, Question& question, uint64_t now)
   if (!refuse && question.candidate == Candidate::Continue) explore *= kContinueExploration;
   if (explore > 0 && random() < explore) skip = !skip;
   const Group group = group_of(question.candidate, node.geometry.intra_slice);
+  if (skip && control_)
+  {
+    skip = false;
+    if (group != Group::Mode && phantom_.depth == 0)
+      phantom_ = {depth_, std::exp(log_time), steering_->spent(effort_, node.geometry.intra_slice)};
+  }
   if (skip)
     effort_.skipped[size_t(group)] += std::exp(log_time);
   else if (group == Group::Mode)
@@ -230,6 +249,7 @@ bool Session::consider(Candidate candidate, const BestSoFar& best, Plane origina
   Stopwatch watch(counters_.engine_cycles);
   Node&     node = stack_[depth_ - 1];
   if (!node.events.empty() && node.events.back().end == 0) node.events.back().end = watch.start();
+  end_phantom();
   node.best    = best;
   node.partial = node.done = 0;
   if (is_split(candidate) && !node.features.error_ready && reconstruction.samples && node.geometry.askable)
@@ -270,7 +290,8 @@ bool Session::child_done(double partial_cost, int child_width, int child_height,
 void Session::leave()
 {
   Stopwatch watch(counters_.engine_cycles);
-  Node&     node = stack_[--depth_];
+  end_phantom();
+  Node& node = stack_[--depth_];
   if (!trace_.active()) return;
   if (!node.events.empty() && node.events.back().end == 0) node.events.back().end = watch.start();
   double best = kInfinity, second = kInfinity;

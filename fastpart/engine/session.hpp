@@ -95,7 +95,13 @@ class Session {
     std::vector<Event>   events;
   };
 
+  struct Phantom {                                          // a split tested in a control CTU, skipped elsewhere
+    size_t depth = 0;                                       // of the nodes down to the one that tests it; 0: none
+    double estimated = 0, start = 0;
+  };
+
   bool   ask(Node& node, Question& question, uint64_t now);
+  void   end_phantom();
   Budget budget_below() const;
   void   end_picture();
   double random();
@@ -104,6 +110,8 @@ class Session {
   std::unique_ptr<Policy> policy_;
   std::unique_ptr<Steering> steering_;
   Effort                  effort_;                          // in the picture under way
+  bool                    control_ = false;                 // is the CTU under way a control CTU?
+  Phantom                 phantom_;
   TraceWriter             trace_;
   PictureStats            picture_;
   SizeHistory             history_;

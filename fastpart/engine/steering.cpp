@@ -15,11 +15,8 @@ constexpr double kShortest     = 0.25;    // of a GOP's time, over which a devia
 constexpr int    kSteps        = 12;      // so coarse that the last bit of a sum does not show
 constexpr double kSlowest = -3, kFastest = 3;     // ln of kappa
 constexpr double kDown = -0.75, kUp = 1;          // how far a clip may move it from where the prior has it
-// What the clock shows is off by 0.038 rms of T on clips left out (fastpart train steer), and a limit on T is missed on
-// one side only. So a picture that saves less than training clips do on average is believed, and one that saves more
-// in small part and never beyond their spread of 0.2 to 0.6 rms in ln odds. With both believed alike, an encode took
-// 0.83 of the time where 0.63 was wanted, as its estimates were wrong by e^1.2 in the intra picture.
-constexpr double kTrustMore = 0.35, kCredible = 0.7;
+// The nth control CTU is about number 2 n^2 of its kind: what it teaches is worth less and less, its time is not.
+constexpr double kControlSpacing = 2;
 
 double logit(double share) { return std::log(share / (1 - share)); }
 double share_of(double logit) { return 1 / (1 + std::exp(-logit)); }
@@ -34,25 +31,57 @@ void Effort::add(const Effort& other)
   nodes += other.nodes;
   area += other.area;
   kept += other.kept;
+  controls += other.controls;
+  control_estimated += other.control_estimated;
+  control_measured += other.control_measured;
   for (int group = 0; group < kGroups; group++) skipped[size_t(group)] += other.skipped[size_t(group)];
 }
 
 Steering::Steering(const SteeringTables& tables, double target) : tables_(tables), target_(target) {}
 
-Steering::Times Steering::times(const Effort& effort, bool intra) const
+double Steering::spent(const Effort& effort, bool intra) const
 {
-  double saved = 0;
-  for (const double time : effort.skipped) saved += time;
-  return {tables_.picture_time * effort.pictures + tables_.node_time[intra] * effort.nodes + 
-            tables_.area_time[intra] * effort.area + tables_.kept_scale * effort.kept,
-          saved};
+  return tables_.picture_time * effort.pictures + tables_.node_time[intra] * effort.nodes +
+         tables_.area_time[intra] * effort.area + tables_.kept_scale * effort.kept;
+}
+
+double Steering::saved(const Effort& effort, bool intra) const
+{
+  const double modes  = effort.skipped[size_t(Group::Mode)];
+  const double splits = std::accumulate(effort.skipped.begin(), effort.skipped.end(), 0.0) - modes;
+  return split_scale(intra) * splits + tables_.kept_scale * modes;
+}
+
+double Steering::split_scale(bool intra) const
+{
+  const Effort& effort = kinds_[intra].effort;
+  const double  usual  = tables_.split_scale[intra];
+  if (!(effort.control_estimated > 0 && effort.control_measured > 0)) return usual;
+  const double weight = effort.controls / (effort.controls + tables_.split_scale_controls[intra]);
+  return usual * std::pow(effort.control_measured / (usual * effort.control_estimated), weight);
+}
+
+double Steering::stock() const
+{
+  return spent_ + saved(kinds_[0].effort, false) + saved(kinds_[1].effort, true);
+}
+
+bool Steering::control()
+{
+  Kind& kind = kinds_[layer_ == kSteeringIntra];
+  if (++kind.ctus < kind.next_control) return false;
+  // The golden ratio spreads them over the columns of CTUs.
+  const double n    = ++kind.controls;
+  kind.next_control = kind.ctus + kControlSpacing * (2 * n + 1) * (0.5 + std::fmod(0.618034 * n, 1.0));
+  return true;
 }
 
 double Steering::share() const
 {
-  if (!(spent_ > 0 && spent_ < stock_)) return 1;
+  const double stock = this->stock();
+  if (!(spent_ > 0 && spent_ < stock)) return 1;
   const float* line = tables_.calibration;
-  return 1 - share_of(line[0] + line[1] * (qp_ - kReferenceQp) + line[2] * logit(1 - spent_ / stock_));
+  return 1 - share_of(line[0] + line[1] * (qp_ - kReferenceQp) + line[2] * logit(1 - spent_ / stock));
 }
 
 // The share of time by the virtual clock that corresponds to the target.
@@ -110,10 +139,16 @@ double Steering::begin_picture(int qp, int temporal_id, bool intra, double log_k
   layer_ = intra ? int(kSteeringIntra) : std::min(temporal_id, int(kSteeringIntra) - 1);
   if (intra) qp_ = qp;
   LayerState& current = layers_[size_t(layer_)];
-  if (current.remaining == 0 && !intra)
+  if (intra ? spent_ == 0 : current.remaining == 0)
     for (int i = 0; i < kSteeringLayers; i++) layers_[size_t(i)].remaining = kGop[i];
-  if (intra && stock_ == 0)
-    for (int i = 0; i < kSteeringLayers; i++) layers_[size_t(i)].remaining = kGop[i];
+  offset_ = log_kappa;
+  if (target_ > 0) offset_ = steer();
+  if (current.remaining > 0) current.remaining--;
+  return offset_;
+}
+
+double Steering::steer() const
+{
 
   // Times of pictures not seen yet: those of the prior, scaled as those seen are on average.
   double found = 0, expected = 0;
@@ -135,33 +170,27 @@ double Steering::begin_picture(int qp, int temporal_id, bool intra, double log_k
   const double stretch = std::max(1.0, kShortest * gop / ahead);
   for (double& time : mix) time *= stretch;
   ahead *= stretch;
-  offset_ = log_kappa;
-  if (target_ > 0)
-  {
-    const double wanted = clock_share();
-    const double centre = solve(usual, (1 - wanted) * std::accumulate(usual.begin(), usual.end(), 0.0), true);
-    offset_ = std::clamp(solve(mix, (1 - wanted) * ahead + spent_ - wanted * stock_, false), centre + kDown, centre + kUp);
-  }
-  if (current.remaining > 0) current.remaining--;
-  return offset_;
+  const double wanted = clock_share();
+  const double centre = solve(usual, (1 - wanted) * std::accumulate(usual.begin(), usual.end(), 0.0), true);
+  const double here   = solve(mix, (1 - wanted) * ahead + spent_ - wanted * stock(), false);
+  return std::clamp(here, centre + kDown, centre + kUp);
 }
 
 void Steering::end_picture(const Effort& effort)
 {
-  const Times  time  = times(effort, layer_ == kSteeringIntra);
+  const bool   intra = layer_ == kSteeringIntra;
+  const double time  = spent(effort, intra);
   efforts_[size_t(layer_)].add(effort);
-  if (time.spent <= 0) return;
-  const double expected  = prior_logit(layer_) + tables_.logit_slope * offset_;
-  const double found     = std::log(std::max(time.saved, 1e-3 * time.spent) / time.spent);
-  const double deviation = found - expected;
-  const double error     = deviation > 0 ? kTrustMore * std::min(deviation, kCredible) : std::max(deviation, -kCredible);
-  const double stock     = time.spent * (1 + std::exp(expected + error));
-  spent_ += time.spent;
-  stock_ += stock;
-  LayerState&  layer  = layers_[size_t(layer_)];
-  const double weight = layer.seen ? kMemory : 1;
-  layer.logit_error += weight * (error - layer.logit_error);
-  layer.picture_time += weight * (stock - layer.picture_time);
+  if (time <= 0) return;
+  kinds_[intra].effort.add(effort);
+  spent_ += time;
+  const double rest     = saved(effort, intra);
+  const double expected = prior_logit(layer_) + tables_.logit_slope * offset_;
+  const double found    = std::log(std::max(rest, 1e-3 * time) / time);
+  LayerState&  layer    = layers_[size_t(layer_)];
+  const double weight   = layer.seen ? kMemory : 1;
+  layer.logit_error += weight * (found - expected - layer.logit_error);
+  layer.picture_time += weight * (time + rest - layer.picture_time);
   layer.seen = true;
 }
 
