@@ -29,7 +29,7 @@ def bitstream_bits(path: str | os.PathLike) -> dict[str, int]:
             ends = [begin for begin, _ in starts[1:]] + [len(data)]
             sei = sum(
                 end - begin
-                for (begin, header), end in zip(starts, ends)
+                for (begin, header), end in zip(starts, ends, strict=True)
                 if header + 1 < len(data) and data[header + 1] >> 3 in SEI_TYPES
             )
             return {"total": 8 * len(data), "sei": 8 * sei}
@@ -42,7 +42,7 @@ def nal_units(path: str | os.PathLike) -> list[bytes]:
     data = Path(path).read_bytes()
     starts = _nal_starts(data)
     ends = [begin for begin, _ in starts[1:]] + [len(data)]
-    return [data[header:end].rstrip(b"\0") for (_, header), end in zip(starts, ends)]
+    return [data[header:end].rstrip(b"\0") for (_, header), end in zip(starts, ends, strict=True)]
 
 
 def _nal_starts(data) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fastpart.errors import FastpartError
@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
             encoder, cfg_files, clip, args.qp, work / output.name,
             recon_work / recon.name if recon else None, options, intra_period=intra_period,
         )
-        started = datetime.now(timezone.utc)
+        started = datetime.now(UTC)
         try:
             progress = _Progress(clip.frames)
             try:

@@ -189,7 +189,8 @@ def make_cut(cut: dict, clips_root: str | os.PathLike, out_path: str | os.PathLi
 
     Frames [start, start+frames) in display order, scaled with Lanczos until they cover
     size (or the larger `cover`, if the cut names one), cropped about the centre to size;
-    8-bit 4:2:0, or 10-bit when the source has more than 8 bits. Raises FastpartError when the source is missing or has too few frames.
+    8-bit 4:2:0, or 10-bit when the source has more than 8 bits.
+    Raises FastpartError when the source is missing or has too few frames.
     """
     source = Path(clips_root) / cut["clip"]
     _require_readable(source)

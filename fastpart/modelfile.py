@@ -176,7 +176,8 @@ def _pack_steering(path: Path, tables: Mapping[str, Sequence[float]] | None) -> 
     if not positive or not all(map(math.isfinite, values)):
         raise FastpartError(
             f"{path}: steering tables {dict(tables)}, wanted finite values, as many as in {STEERING}, "
-            "positive in split_scale, split_scale_controls, logit_slope and at the end of calibration; run fastpart train steer"
+            "positive in split_scale, split_scale_controls, logit_slope and at the end of calibration; "
+            "run fastpart train steer"
         )
     return struct.pack(f"<I{len(values)}f", 1, *values)
 

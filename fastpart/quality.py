@@ -158,7 +158,7 @@ WANTED_OVERLAP = 0.75
 def overlap(anchor: Sequence[tuple[float, float]], test: Sequence[tuple[float, float]]) -> float:
     """The PSNR range that two curves share, as a part of the range of both together."""
     lows, highs = zip(
-        *((min(q for _, q in curve), max(q for _, q in curve)) for curve in (anchor, test))
+        *((min(q for _, q in curve), max(q for _, q in curve)) for curve in (anchor, test)), strict=True
     )
     return (min(highs) - max(lows)) / (max(highs) - min(lows)) if max(highs) > min(lows) else 1.0
 

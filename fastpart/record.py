@@ -54,9 +54,9 @@ from typing import Any
 import psutil
 
 from fastpart import __version__
+from fastpart.bitstream import bitstream_bits
 from fastpart.errors import FastpartError
 from fastpart.media import Clip
-from fastpart.bitstream import bitstream_bits
 from fastpart.vtm import EncodeResult, binary_info
 
 SCHEMA = "fastpart.encode/1"

@@ -10,16 +10,16 @@ import signal
 from pathlib import Path
 
 import pytest
-from fastpart.vtm_patch import command, layout, patchset, transaction, tree
-from fastpart.vtm_patch import payload as payloads
-from fastpart.vtm_patch.derive import derive, repeated_lines
-from fastpart.vtm_patch.patchset import FilePatch, Insertion, PatchSet, digest
-from fastpart.vtm_patch.tree import Kind
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fastpart.errors import FastpartError
 from fastpart.modelfile import write_model
+from fastpart.vtm_patch import command, layout, patchset, transaction, tree
+from fastpart.vtm_patch import payload as payloads
+from fastpart.vtm_patch.derive import derive, repeated_lines
+from fastpart.vtm_patch.patchset import FilePatch, Insertion, PatchSet, digest
+from fastpart.vtm_patch.tree import Kind
 
 REAL_TREE = "FASTPART_VTM_TREE"
 

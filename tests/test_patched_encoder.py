@@ -5,8 +5,8 @@ import subprocess
 
 import numpy as np
 import pytest
-
 from conftest import write_clip
+
 from fastpart.errors import FastpartError
 from fastpart.training.dataset import read_trace
 from fastpart.vtm import encode_command, run_encoder
@@ -88,7 +88,7 @@ def test_on_is_deterministic_faster_and_conforms(patched_vtm, tmp_path, bit_dept
 
 
 def test_kappa_trades_speed(patched_vtm, tmp_path):
-    clip = write_clip(tmp_path / "Clip_128x128_30.yuv", 128, 128, frames=2)
+    clip = write_clip(tmp_path / "Clip_256x128_30.yuv", 256, 128, frames=2)  # the first CTU is a control CTU
 
     def asked(kappa):
         result, *_ = encode(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from datetime import UTC
 from pathlib import Path
 
 import pytest
@@ -135,9 +136,9 @@ def test_a_stream_that_was_not_measured_is_not_packed(verified, tmp_path, capsys
 
 
 def test_a_pdf_depends_on_its_text_alone():
-    from datetime import datetime, timezone
+    from datetime import datetime
 
-    when = datetime(2026, 1, 2, tzinfo=timezone.utc)
+    when = datetime(2026, 1, 2, tzinfo=UTC)
     text = "# Title\n\n- point ≤ 5\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
     assert to_pdf(text, when) == to_pdf(text, when) != to_pdf(text + "more", when)
 

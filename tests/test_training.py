@@ -132,7 +132,7 @@ def test_control_ctus_skip_nothing_and_measure(fitted, tmp_path):
             assert kept == (sum(session.skipped()) == before)
             if kept:
                 # Three nodes below a split that is skipped elsewhere.
-                for x in range(3):
+                for _ in range(3):
                     session.enter(0, 0, 32, 64)
                     session.leave()
                 controls += 1

@@ -231,7 +231,7 @@ def test_choice_is_the_least_loss_within_the_target():
         model = model_of(time, loss)
         found = choose(model, features, 32)
         every = [(np.exp(sum(time * r)), sum(loss * r)) for r in steps(vectors)]
-        within = [l for t, l in every if t <= 0.7]
+        within = [loss for t, loss in every if t <= 0.7]
         if within:
             assert found.loss == pytest.approx(min(within)) and found.time <= 0.7
         else:

@@ -227,7 +227,7 @@ def _wrong_planes(picture: str) -> list[str]:
     if "(***ERROR***)" not in picture:
         return []
     found = _HASHES.search(picture)
-    pairs = zip("YUV", found[1].split(","), found[2].split(",")) if found else ()
+    pairs = zip("YUV", found[1].split(","), found[2].split(","), strict=False) if found else ()
     return [plane for plane, one, other in pairs if one != other] or list("YUV")
 
 

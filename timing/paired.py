@@ -13,7 +13,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -350,7 +350,7 @@ class Runner:
         command = encoder.backend.command(
             point.clip, point.qp, bitstream, intra_period=point.intra_period, **arguments
         )
-        started = datetime.now(timezone.utc)
+        started = datetime.now(UTC)
         try:
             try:
                 result = self._encode(encoder, command, log, core, point, name)

@@ -44,14 +44,17 @@ p { margin: 6px 0; max-width: 85ch; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 10px; }
 .tiles div { display: flex; flex-direction: column; }
 .tiles b { font-size: 1.35rem; font-variant-numeric: tabular-nums; }
-.plots { margin-bottom: 12px; display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 12px; }
+.plots { margin-bottom: 12px; display: grid; gap: 12px;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); }
 figure { margin: 0; } figcaption { font-size: .86rem; overflow-wrap: anywhere; }
 figcaption b { color: var(--ink); }
-svg { display: block; width: 100%; max-width: 560px; margin: 0 auto; height: auto; } svg text { fill: var(--soft); font-size: 11px; }
+svg { display: block; width: 100%; max-width: 560px; margin: 0 auto; height: auto; }
+svg text { fill: var(--soft); font-size: 11px; }
 svg text.name { fill: var(--ink); font-weight: 600; stroke: var(--card); stroke-width: 4px; paint-order: stroke; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 8px; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: 4px 8px; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line);
+  white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; }
 th.t, td.t { text-align: left; } th.w, td.w { white-space: normal; min-width: 24ch; text-align: left; }
 tr.sum td { font-weight: 600; } tr.first td { border-top: 2px solid var(--line); }

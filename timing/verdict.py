@@ -36,7 +36,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from fastpart import __version__
@@ -131,7 +131,7 @@ def build_verdict(
     return {
         "schema": SCHEMA,
         "fastpart": __version__,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "edition": {
             "name": edition.name, "title": edition.title, "codec": edition.codec,
             "qps": list(edition.qps), "time_limit": edition.time_limit,

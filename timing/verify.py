@@ -108,7 +108,8 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
                            help="these QPs instead of the edition's")
     entry = parser.add_argument_group("entry and anchor")
     entry.add_argument("--entry", metavar="COMMAND",
-                       help="'prog -i {input} -q {qp} -b {bitstream}'; also {width} {height} {fps} {frames} {bit_depth} {intra_period} (default: "
+                       help="'prog -i {input} -q {qp} -b {bitstream}'; also {width} {height} {fps} {frames} "
+                       "{bit_depth} {intra_period} (default: "
                        "the edition's, which is the patched encoder where it names none)")
     entry.add_argument("--submission", type=Path, metavar="DIR",
                        help="ready bitstreams instead of a program; time is not measured")

@@ -232,7 +232,10 @@ def fit(paths: list[Path], model_path: Path, report_path: Path, options: FitOpti
         boosters[group] = fit_group(training, options)
         bias = out_of_fold_bias(training, options)
         add_bias(boosters[group][0], bias + weight)
-        entry = {"training_rows": len(training.loss), "out_of_fold_bias": round(bias, 4), "training": evaluate(training, *boosters[group])}
+        entry = {
+            "training_rows": len(training.loss), "out_of_fold_bias": round(bias, 4),
+            "training": evaluate(training, *boosters[group]),
+        }
         if held.any():
             entry["holdout"] = evaluate(rows.where(held), *boosters[group])
         gains = boosters[group][0].feature_importance("gain")

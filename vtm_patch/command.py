@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fastpart.errors import FastpartError
 from fastpart.vtm_patch import patchset, tree
 from fastpart.vtm_patch import payload as payloads
 from fastpart.vtm_patch.derive import derive, repeated_lines
 from fastpart.vtm_patch.patchset import PatchSet, digest
 from fastpart.vtm_patch.record import Record
 from fastpart.vtm_patch.tree import Kind, TreeState
-
-from fastpart.errors import FastpartError
 
 _DESCRIPTION = """\
 Put the predictor into your own VTM tree, and take it out again. Only insertions are made, only into

@@ -7,10 +7,9 @@ import math
 import os
 from pathlib import Path
 
+from fastpart.errors import FastpartError
 from fastpart.vtm_patch.layout import is_added
 from fastpart.vtm_patch.patchset import FilePatch, Insertion, PatchSet, digest, split_lines
-
-from fastpart.errors import FastpartError
 
 _IGNORED = {".git", "build", "bin", "lib"}
 #: Shorter lines (braces, `return;`, `#endif`) are nobody's.

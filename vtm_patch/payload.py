@@ -8,11 +8,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from fastpart.vtm_patch.layout import ENCODER_LIB, ENGINE
-
 from fastpart import __version__
 from fastpart.errors import FastpartError
 from fastpart.modelfile import describe
+from fastpart.vtm_patch.layout import ENCODER_LIB, ENGINE
 
 DEFAULT_MODEL = Path(str(resources.files("fastpart"))) / "models" / "default.fpm"
 _ROW = 24

@@ -9,9 +9,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from fastpart.vtm_patch.patchset import PatchSet
-
 from fastpart.errors import FastpartError
+from fastpart.vtm_patch.patchset import PatchSet
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fastpart.errors import FastpartError
 from fastpart.vtm_patch import layout
 from fastpart.vtm_patch.patchset import PatchSet, digest
 from fastpart.vtm_patch.payload import Payload
 from fastpart.vtm_patch.record import Record
 from fastpart.vtm_patch.transaction import SUFFIXES, Transaction
-
-from fastpart.errors import FastpartError
 
 _VERSION = re.compile(rb'#\s*define\s+VTM_VERSION\s+"([^"]*)"')
 

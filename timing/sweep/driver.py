@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def write_sweep(
     write_json_atomic(out / SWEEP_NAME, {
         "schema": SWEEP_SCHEMA,
         "fastpart": __version__,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "grid": {"path": str(grid.path.resolve()), "text": grid.text},
         "purpose": grid.purpose,
         "store": str(store.root),

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fastpart.bitstream import nal_units
 from fastpart.errors import FastpartError
 from fastpart.media import Clip, frame_bytes
-from fastpart.bitstream import nal_units
 
 #: Side of the pictures of a trial, luma samples.
 TRIAL_SIZE = 128

@@ -13,15 +13,15 @@ import traceback
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fastpart import __version__
 from fastpart.backend import Vtm
+from fastpart.bitstream import bitstream_bits
 from fastpart.errors import FastpartError
 from fastpart.media import Clip
-from fastpart.bitstream import bitstream_bits
 from fastpart.record import encode_record, sha256_file
 from fastpart.supervise import run_measured
 from fastpart.timing.conformance import Decoders, check
@@ -118,7 +118,7 @@ class _Worker:
                         "label": self.cell.backend.label, "pairing": self.pairing, **result,
                         "job": {
                             "host": socket.gethostname(), "core": self.core,
-                            "ended": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
                             "seconds": time.monotonic() - self.started,
                         },
                     }
@@ -168,7 +168,7 @@ class _Worker:
         note: Callable[[Picture], None] | None,
     ) -> tuple[EncodeResult, datetime]:
         backend, period = self.cell.backend, self.cell.source.intra_period
-        started = datetime.now(timezone.utc)
+        started = datetime.now(UTC)
         if isinstance(backend, Vtm):
             command = backend.command(clip, self.cell.qp, bitstream, intra_period=period, recon=recon)
             return run_encoder(command, log, note, self.core), started
