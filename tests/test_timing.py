@@ -52,9 +52,10 @@ fps = 30
 """
 
 # What the pretended encoder calls first, and what it does besides: leaves a stream and a
-# reconstruction that belong together, notes that it ran, and may kill who called it.
+# reconstruction that belong together, notes that it ran, may kill who called it, and may wait
+# until so many have been called.
 _WRAPPER = r'''
-import os, signal, subprocess, sys
+import os, signal, subprocess, sys, time
 if "--help" not in sys.argv:
     with open({calls!r}, "a") as file:
         file.write(os.path.basename(sys.argv[sys.argv.index("-b") + 1]) + "\n")
@@ -62,6 +63,11 @@ if "--help" not in sys.argv:
         # Above the encoder is its supervisor, above that the run.
         with open(f"/proc/{{os.getppid()}}/stat") as file:
             os.kill(int(file.read().rpartition(")")[2].split()[1]), signal.SIGKILL)
+    until = time.monotonic() + 5
+    while len(open({calls!r}).readlines()) < int(os.environ.get("MEET", "0")):
+        if time.monotonic() > until:
+            sys.exit("nobody else came")
+        time.sleep(0.01)
 done = subprocess.run([{stub!r}] + sys.argv[1:])
 if done.returncode == 0 and "--help" not in sys.argv:
     value = dict(zip(sys.argv, sys.argv[1:]))
@@ -230,6 +236,17 @@ def test_odd_repetitions_run_in_reverse(tmp_path, clips, pretended, core):
         "ramp_qp45_mtt1_r1.266", "ramp_qp45_stock_r1.266",
     ]
     assert len({record["pairing"]["id"] for record in records.values()}) == 2
+
+
+def test_side_by_side_encodes_of_a_pairing_run_at_the_same_time(tmp_path, clips, pretended, core, monkeypatch):
+    monkeypatch.setenv("MEET", "3")
+    records = run(clips, tmp_path / "out", pretended, core, side_by_side=True)
+    assert len(records) == 3 == len(calls(tmp_path))
+    assert all(record["pairing"]["side_by_side"] and record["conformance"]["conforms"] for record in records.values())
+    assert {record["encode"]["core"] for record in records.values()} == {core}
+    monkeypatch.setenv("MEET", "6")
+    with pytest.raises(FastpartError, match="nobody else came"):
+        run(clips, tmp_path / "alone", pretended, core)
 
 
 def test_finished_encodes_are_not_run_again(tmp_path, clips, pretended, core):

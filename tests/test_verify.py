@@ -289,6 +289,14 @@ def test_time_of_a_cheat(entry, status, says):
     assert found["basis"] == ("wall" if "believable" in says else "cpu")
 
 
+def test_waiting_for_the_other_side_is_no_disturbance():
+    found = judge_time([(encode(100, 150, delay=50), encode(60, 120, delay=60))], 0.70, side_by_side=True)
+    assert found["status"] == "pass" and found["reason"].startswith("T 0.600")
+    assert "side by side" in found["reason"] and "other work" not in found["reason"]
+    asleep = judge_time([(encode(100, 150, delay=50), encode(50, 120, delay=40))], 0.70, side_by_side=True)
+    assert asleep["status"] != "pass" and "not believable: 30.0 of 120.0 s" in asleep["reason"]
+
+
 # Entries
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastpart.errors import FastpartError
 from fastpart.timing.arguments import names, numbers
-from fastpart.timing.paired import run_plan
+from fastpart.timing.paired import SIDE_BY_SIDE, run_plan
 from fastpart.timing.plan import load_plan
 from fastpart.timing.record import load_records
 from fastpart.timing.table import FORMATS, build_table
@@ -47,6 +47,7 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
                      "this process may use); CPUs of one physical core disturb each other")
     run.add_argument("--repetitions", type=int, default=1, metavar="N",
                      help="times each point is measured, odd ones in reverse order (default: 1)")
+    run.add_argument("--side-by-side", action="store_true", help=SIDE_BY_SIDE)
     run.add_argument("--only", type=names, metavar="VARIANT,...",
                      help="these variants of the plan; the anchor always runs with them")
     run.add_argument("--cuts", type=names, metavar="CUT,...",
@@ -78,7 +79,7 @@ def run_timing(args: argparse.Namespace) -> int:
     records = run_plan(
         plan, args.clips, args.cuts_file or args.clips / "cuts.toml", args.out,
         VtmHome.find(args.vtm_home), args.cores or sorted(os.sched_getaffinity(0))[:1],
-        args.repetitions, args.only,
+        args.repetitions, args.only, args.side_by_side,
     )
     failed = [path for path, record in records.items() if not record["conformance"]["conforms"]]
     for path in failed:

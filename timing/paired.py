@@ -12,8 +12,10 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,12 @@ from fastpart.vtm import (
     intra_period_for,
     require_fastpart,
     run_encoder,
+)
+
+#: What sharing a core is good for, in the help of commands.
+SIDE_BY_SIDE = (
+    "run the encodes of a pair at the same time on their one core, so that a machine whose speed drifts "
+    "meets them alike; for entries that you trust, as one may slow the other down"
 )
 
 #: A tolerated variant that takes so many times as long as the anchor, and a minute, hangs.
@@ -93,6 +101,7 @@ def run_plan(
     cores: Sequence[int],
     repetitions: int = 1,
     only: Sequence[str] | None = None,
+    side_by_side: bool = False,
 ) -> dict[Path, dict[str, Any]]:
     """Measure what the plan asks for and has no valid record yet; returns the folder's records.
 
@@ -100,7 +109,8 @@ def run_plan(
     the other on one core, in reverse on odd repetitions; one point is at work on each of
     `cores`. Conformance is checked after each encode on the same core. A record is valid as
     long as its identity is unchanged and its anchor is there; missing variants run again
-    together with the anchor. only: names of variants, the anchor is added.
+    together with the anchor. only: names of variants, the anchor is added. side_by_side: see
+    `Runner`.
     Raises FastpartError for a plan that cannot run and for an encode that fails; records
     written so far stay. A bitstream that does not conform is recorded, not raised.
     """
@@ -123,7 +133,7 @@ def run_plan(
             point for name in plan.cuts
             for point in cut_points(cuts[name], clips_root, session, plan.qps, plan.intra_period)
         ]
-        runner = Runner(encoders, plan.anchor, out, decoders, session)
+        runner = Runner(encoders, plan.anchor, out, decoders, session, side_by_side=side_by_side)
         runner.run(points, cores, repetitions)
     return load_records(out)
 
@@ -201,7 +211,8 @@ class Runner:
     encoders write theirs, and the decoders must give it. limit_intra_period: the distance of
     intra random access pictures may not be larger than the point's. bit_depth: of the coded
     pictures. done: called with each record. examine: measures a decoded file
-    besides PSNR, from (point, decoded clip) to further keys of the record.
+    besides PSNR, from (point, decoded clip) to further keys of the record. side_by_side: the
+    encodes of a pairing share their core instead of taking turns, see `SIDE_BY_SIDE`.
     """
 
     encoders: dict[str, Encoder]
@@ -211,6 +222,7 @@ class Runner:
     session: Path
     tolerant: bool = False
     reconstruction: bool = True
+    side_by_side: bool = False
     limit_intra_period: bool = False
     bit_depth: int = RECON_BIT_DEPTH
     examine: Callable[[Point, Clip], dict[str, Any]] | None = None
@@ -307,66 +319,82 @@ class Runner:
         if all((point.cut["name"], point.qp, name) in self.failures
                for name, _ in series.runs if name != self.anchor) and len(series.runs) > 1:
             return
-        pairing = {"id": uuid.uuid4().hex, "order": [name for name, _ in series.runs]}
+        pairing = {
+            "id": uuid.uuid4().hex, "order": [name for name, _ in series.runs],
+            "side_by_side": self.side_by_side, "resumed": series.resumed,
+        }
         seconds: dict[str, float] = {}
-        for position, (name, file_stem) in enumerate(series.runs):
-            key = point.cut["name"], point.qp, name
+        for batch in [series.runs] if self.side_by_side else [[run] for run in series.runs]:
+            batch = [
+                (name, file_stem) for name, file_stem in batch
+                if (point.cut["name"], point.qp, name) not in self.failures
+            ]
             if failures:
                 return
-            if key in self.failures:
-                continue
-            try:
-                record = self._measure(
-                    point, name, series.rep, file_stem, core,
-                    {**pairing, "position": position, "resumed": series.resumed},
-                )
-            except FastpartError as error:
-                if not self.tolerant or name == self.anchor:
-                    raise
-                self.failures[key] = str(error)
-                say(f"{point.name} {name}: FAILED: {error}")
-                continue
-            seconds[name] = record["encode"]["times"]["user_s"]
-            progress.encoded(point, record)
-            if self.done:
-                self.done(record)
+            encodes = _at_once([
+                partial(self._encode, point, name, file_stem, core) for name, file_stem in batch
+            ])
+            for (name, file_stem), encode in zip(batch, encodes, strict=True):
+                position = pairing["order"].index(name)
+                try:
+                    record = self._checked(
+                        point, name, series.rep, file_stem, encode.result(), {**pairing, "position": position}
+                    )
+                except FastpartError as error:
+                    if not self.tolerant or name == self.anchor:
+                        raise
+                    self.failures[point.cut["name"], point.qp, name] = str(error)
+                    say(f"{point.name} {name}: FAILED: {error}")
+                    continue
+                seconds[name] = record["encode"]["times"]["user_s"]
+                progress.encoded(point, record)
+                if self.done:
+                    self.done(record)
         anchor = seconds.get(self.anchor, 0)
         ratios = [f"{name} {user_s / anchor:.3f}" for name, user_s in seconds.items()
                   if name != self.anchor and anchor > 0]
         if ratios:
             say(f"{point.name} r{series.rep}: T against {self.anchor}: {', '.join(ratios)}")
 
-    def _measure(self, point, name, rep, file_stem, core, pairing) -> dict[str, Any]:
-        """One encode, its conformance and its record; the record's file appears last."""
+    def _encode(self, point: Point, name: str, file_stem: str, core: int) -> dict[str, Any]:
+        """One encode; its record."""
         encoder = self.encoders[name]
-        bitstream, recon_path, decoded_path, log, decoder_log = (
-            self.session / f"{file_stem}{end}"
-            for end in (".266", ".recon.yuv", ".decoded.yuv", ".log", ".decoder.log")
-        )
-        decoded = Clip(decoded_path, point.clip.width, point.clip.height, point.clip.fps,
-                       self.bit_depth, point.clip.frames)
-        with_recon = self.reconstruction and isinstance(encoder.backend, Vtm)
-        arguments = {"recon": recon_path} if with_recon else {}
+        bitstream, log = self._file(file_stem, ".266"), self._file(file_stem, ".log")
+        arguments = {}
+        if self._has_reconstruction(name):
+            arguments["recon"] = self._file(file_stem, ".recon.yuv")
         command = encoder.backend.command(
             point.clip, point.qp, bitstream, intra_period=point.intra_period, **arguments
         )
         started = datetime.now(UTC)
         try:
-            try:
-                result = self._encode(encoder, command, log, core, point, name)
-                encode = encode_record(
-                    result, variant=encoder.kind, clip=point.clip, source=point.source,
-                    cfg_files=getattr(encoder.backend, "cfg_files", []), qp=point.qp,
-                    intra_period=point.intra_period, bitstream=bitstream,
-                    bitstream_name=self.out / bitstream.name, started=started,
-                    model=getattr(encoder.backend, "model", None),
-                )
-            except FastpartError as error:
-                kept = self._keep(log, f"{file_stem}.failed.log")
-                raise FastpartError(f"{point.name}, {name}: {error}; log kept as {kept}") from error
-            encode["encoder"]["path"] = str(encoder.original)
-            if encoder.original_model:
-                encode["model"]["path"] = str(encoder.original_model)
+            result = self._run(encoder, command, log, core, point, name)
+            record = encode_record(
+                result, variant=encoder.kind, clip=point.clip, source=point.source,
+                cfg_files=getattr(encoder.backend, "cfg_files", []), qp=point.qp,
+                intra_period=point.intra_period, bitstream=bitstream,
+                bitstream_name=self.out / bitstream.name, started=started,
+                model=getattr(encoder.backend, "model", None),
+            )
+        except FastpartError as error:
+            kept = self._keep(log, f"{file_stem}.failed.log")
+            self._file(file_stem, ".recon.yuv").unlink(missing_ok=True)
+            raise FastpartError(f"{point.name}, {name}: {error}; log kept as {kept}") from error
+        if isinstance(encoder.backend, Vtm):
+            record["encoder"]["path"] = str(encoder.original)
+        if encoder.original_model:
+            record["model"]["path"] = str(encoder.original_model)
+        return record
+
+    def _checked(self, point, name, rep, file_stem, encode, pairing) -> dict[str, Any]:
+        """The record of an encode, conformance included; its file appears last."""
+        bitstream, recon_path, decoded_path, log, decoder_log = (
+            self._file(file_stem, end)
+            for end in (".266", ".recon.yuv", ".decoded.yuv", ".log", ".decoder.log")
+        )
+        decoded = Clip(decoded_path, point.clip.width, point.clip.height, point.clip.fps,
+                       self.bit_depth, point.clip.frames)
+        try:
             record = {
                 "schema": SCHEMA,
                 "cut": point.cut["name"],
@@ -377,8 +405,8 @@ class Runner:
                 "pairing": pairing,
                 "identity": self.identity(point, name),
                 "encode": encode,
-                **self._decoded(point, bitstream, decoded, recon_path if with_recon else None,
-                                decoder_log),
+                **self._decoded(point, bitstream, decoded,
+                                recon_path if self._has_reconstruction(name) else None, decoder_log),
             }
             record_path = self.out / f"{file_stem}.json"
             record_path.unlink(missing_ok=True)
@@ -392,7 +420,14 @@ class Runner:
             recon_path.unlink(missing_ok=True)
             decoded_path.unlink(missing_ok=True)
 
-    def _encode(self, encoder, command, log, core, point, name) -> EncodeResult:
+    def _has_reconstruction(self, name: str) -> bool:
+        return self.reconstruction and isinstance(self.encoders[name].backend, Vtm)
+
+    def _file(self, file_stem: str, end: str) -> Path:
+        """A file of an encode under way."""
+        return self.session / f"{file_stem}{end}"
+
+    def _run(self, encoder, command, log, core, point, name) -> EncodeResult:
         if isinstance(encoder.backend, Vtm):
             return run_encoder(command, log, core=core, limits=self._limits(point, name))
         if encoder.backend.identity() != encoder.identity:
@@ -430,6 +465,27 @@ class Runner:
     def _keep(self, path: Path, name: str) -> Path:
         """Move a file of the session to the records."""
         return path.replace(self.out / name)
+
+
+def _at_once(jobs: Sequence[Callable[[], Any]]) -> list[Future]:
+    """Run jobs side by side; a future of each, all of them done."""
+    futures = [Future() for _ in jobs]
+
+    def run(job: Callable[[], Any], future: Future) -> None:
+        try:
+            future.set_result(job())
+        except BaseException as error:  # noqa: BLE001 (raised by the future)
+            future.set_exception(error)
+
+    # They run where this thread may. Daemons: an interrupt ends the process at once.
+    threads = [
+        threading.Thread(target=run, args=pair, daemon=True) for pair in zip(jobs, futures, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return futures
 
 
 def conformance_record(found: Conformance, decoders: Decoders) -> dict[str, Any]:

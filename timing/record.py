@@ -10,7 +10,8 @@ cut             name of the test sequence; cut_definition: its entry in the cuts
 qp              base quantisation parameter
 variant         name in the plan; "anchor" or "entry" of a verification
 rep             repetition, from 0; odd ones run the variants in reverse order
-pairing         id: shared by the encodes that ran one after the other on one core, and the only
+pairing         id: shared by the encodes that ran one after the other on one core, or
+                side_by_side on it at the same time, and the only
                 ones whose times may be compared; order: variants of that series as they ran;
                 position: of this one in it; resumed: other variants of this point and
                 repetition were measured in an earlier series

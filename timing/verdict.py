@@ -154,10 +154,11 @@ def judge_time(
     pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]],
     limit: float | None,
     single_thread: bool = True,
+    side_by_side: bool = False,
 ) -> dict[str, Any]:
     """The time entry of a point, from pairs of encode records (anchor, entry).
 
-    limit: None to tell the ratio without judging it.
+    limit: None to tell the ratio without judging it. side_by_side: the two of a pair shared a core.
     """
     blank = {"ratio": None, "low": None, "high": None, "repetitions": len(pairs), "basis": None}
     if not pairs:
@@ -188,7 +189,9 @@ def judge_time(
     text = f"T {ratio.value:.3f}, 95 % bounds {ratio.low:.3f} to {ratio.high:.3f} of {ratio.n} " + (
         "pairs" if ratio.n > 1 else f"pair at the default spread of {ratio.spread:.0%}"
     )
-    disturbed = sum(
+    if side_by_side:
+        text += ", side by side"
+    disturbed = 0 if side_by_side else sum(
         run["process"]["run_delay_s"] > DISTURBED_SHARE * run["times"]["wall_s"]
         for pair in pairs for run in pair
     )
@@ -302,7 +305,10 @@ def _point(test, results, anchor, entry, window, edition) -> dict[str, Any]:
         time = {**judge_time((), None), "status": NOT_MEASURED,
                 "reason": "the edition has no time limit"}
     else:
-        time = judge_time(pairs, edition.time_limit, edition.single_thread)
+        time = judge_time(
+            pairs, edition.time_limit, edition.single_thread,
+            any(record["pairing"].get("side_by_side") for record in results.entry),
+        )
     if results.failure:
         missing = {"status": FAIL, "reason": "no bitstream"}
         time = {**time, "status": FAIL, "reason": "the entry did not finish"}
@@ -335,7 +341,7 @@ def _point(test, results, anchor, entry, window, edition) -> dict[str, Any]:
 
 
 def _pairs(results: Results) -> list[tuple[dict, dict]]:
-    """Encodes of anchor and entry that ran one after the other."""
+    """Encodes of anchor and entry that may be compared."""
     anchors = {
         record["pairing"]["id"]: record["encode"] for record in results.anchor
         if record["encode"]["times"]

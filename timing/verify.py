@@ -27,6 +27,7 @@ from fastpart.timing.conformance import Decoders, check, compare
 from fastpart.timing.container import DEFAULT_ARGUMENTS, Image
 from fastpart.timing.edition import DEFAULT_EDITION, Edition, edition_names, load_edition
 from fastpart.timing.paired import (
+    SIDE_BY_SIDE,
     Point,
     Runner,
     check_cores,
@@ -129,6 +130,7 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
                            help=f"rules (default: {DEFAULT_EDITION})")
     measuring.add_argument("--repetitions", type=int, default=1, metavar="N",
                            help="pairs of encodes at each point (default: 1)")
+    measuring.add_argument("--side-by-side", action="store_true", help=SIDE_BY_SIDE)
     measuring.add_argument("--cores", type=numbers, metavar="N,...",
                            help="as for fastpart timing run")
     measuring.add_argument("--vmaf", action="store_true", help="measure VMAF too")
@@ -186,7 +188,7 @@ def run(args: argparse.Namespace) -> int:
         runner = Runner(
             encoders, ANCHOR, args.out, decoders, session, tolerant=True, reconstruction=False,
             limit_intra_period=edition.limit_intra_period, examine=examine,
-            bit_depth=edition.bit_depth,
+            bit_depth=edition.bit_depth, side_by_side=args.side_by_side,
         )
         if encoders:
             runner.run(points, cores, args.repetitions if timed else 1)
