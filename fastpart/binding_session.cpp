@@ -143,7 +143,7 @@ void bind_session(py::module_& module)
            py::arg("luma"))
       .def("sums",
            [](const PictureStats& stats, int x, int y, int w, int h) {
-             const BlockSums sums = stats.sums(x, y, w, h);
+             const BlockSums sums = BlockGrid(stats, x, y, w, h).sums(0, 0, 4, 4);
              return py::make_tuple(sums.sum, sums.squares, sums.gradient_h, sums.gradient_v, sums.samples, sums.variance());
            },
            py::arg("x"), py::arg("y"), py::arg("width"), py::arg("height"),

@@ -12,13 +12,13 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fastpart.at_once import at_once
 from fastpart.backend import Backend, Vtm
 from fastpart.encode import DEFAULT_CFG
 from fastpart.errors import FastpartError
@@ -331,7 +331,7 @@ class Runner:
             ]
             if failures:
                 return
-            encodes = _at_once([
+            encodes = at_once([
                 partial(self._encode, point, name, file_stem, core) for name, file_stem in batch
             ])
             for (name, file_stem), encode in zip(batch, encodes, strict=True):
@@ -465,27 +465,6 @@ class Runner:
     def _keep(self, path: Path, name: str) -> Path:
         """Move a file of the session to the records."""
         return path.replace(self.out / name)
-
-
-def _at_once(jobs: Sequence[Callable[[], Any]]) -> list[Future]:
-    """Run jobs side by side; a future of each, all of them done."""
-    futures = [Future() for _ in jobs]
-
-    def run(job: Callable[[], Any], future: Future) -> None:
-        try:
-            future.set_result(job())
-        except BaseException as error:  # noqa: BLE001 (raised by the future)
-            future.set_exception(error)
-
-    # They run where this thread may. Daemons: an interrupt ends the process at once.
-    threads = [
-        threading.Thread(target=run, args=pair, daemon=True) for pair in zip(jobs, futures, strict=True)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return futures
 
 
 def conformance_record(found: Conformance, decoders: Decoders) -> dict[str, Any]:

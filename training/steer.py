@@ -1,6 +1,6 @@
 """Steering tables of a model: how the engine's virtual clock relates to the time that encodes take.
 
-Each cell is encoded without skips and at some fixed kappas, one after the other on one core. The efforts
+Each cell is encoded without skips and at some fixed kappas, side by side on one core. The efforts
 that the engine counts (fastpart/engine/steering.hpp) and the user times say what share of time is really
 saved when the clock shows one, what share each layer saves on average, and how far control CTUs are to be
 believed.
@@ -16,11 +16,13 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fastpart.at_once import at_once
 from fastpart.encode import DEFAULT_CFG
 from fastpart.errors import FastpartError
 from fastpart.media import make_cut
@@ -98,7 +100,7 @@ def observe(
     def run(cell: Cell, core: int) -> None:
         path = folder / f"{cell.name}.json"
         record = json.loads(path.read_text()) if path.exists() else None
-        identity = {"model": checksum, "kappas": recipe.steering_kappas, "cut": cell.cut}
+        identity = {"model": checksum, "side_by_side": True, "kappas": recipe.steering_kappas, "cut": cell.cut}
         if not record or record["identity"] != identity:
             observations = _observe_cell(cell, recipe, clips_root, out, home, counting, core)
             record = {"identity": identity, "observations": [asdict(one) for one in observations]}
@@ -115,7 +117,7 @@ def observe(
 
 def _observe_cell(cell, recipe, clips_root, out, home, model, core) -> list[Observation]:
     clip = make_cut(cell.cut, clips_root, out / "cuts" / f"{cell.cut['name']}.yuv")
-    results = []
+    encodes = []
     for kappa in (None, *recipe.steering_kappas):
         options = {} if kappa is None else {
             "FastPart": 1, "FastPartModel": model, "FastPartTargetRatio": 0, "FastPartKappa": kappa,
@@ -124,8 +126,10 @@ def _observe_cell(cell, recipe, clips_root, out, home, model, core) -> list[Obse
             home.encoder("patched"), [home.cfg(DEFAULT_CFG)], clip, cell.qp, os.devnull, None, options,
             intra_period=INTRA_PERIOD,
         )
-        results.append(run_encoder(argv, out / "steering" / f"{cell.name}_{kappa or 0:g}.log", core=core))
-    stock, *others = results
+        log = out / "steering" / f"{cell.name}_{kappa or 0:g}.log"
+        encodes.append(partial(run_encoder, argv, log, core=core))
+    # Side by side, so that a machine whose speed drifts meets them alike.
+    stock, *others = [encode.result() for encode in at_once(encodes)]
     return [
         Observation(
             cell.name, kappa, stock.pictures[0].qp, stock.usage.user_s,

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 
 namespace fastpart {
 
@@ -11,6 +12,7 @@ namespace features_detail {
 
 constexpr float kMissing = std::numeric_limits<float>::quiet_NaN();
 constexpr float kLn2     = 0.69314718f;
+constexpr int   kMaxSize = 128;                // of a node, in luma samples
 
 int log2_of(int x)
 {
@@ -74,26 +76,26 @@ void NodeFeatures::prepare_texture(const NodeGeometry& n, const PictureStats& pi
 {
   texture_ready  = true;
   const int w    = n.width, h = n.height;
-  const BlockSums whole = picture.sums(n.x, n.y, w, h);
+  const BlockGrid grid(picture, n.x, n.y, w, h);
+  const BlockSums whole = grid.sums(0, 0, 4, 4);
   const double    var   = whole.variance();
   const double    count = std::max(1.0, whole.samples);
   variance   = fast_log2(float(var) + 1);
   gradient_h = fast_log2(float(whole.gradient_h / count) + 0.125f);
   gradient_v = fast_log2(float(whole.gradient_v / count) + 0.125f);
 
-  auto part = [&](int x, int y, int pw, int ph) { return picture.sums(n.x + x, n.y + y, pw, ph).variance(); };
+  auto part = [&](int x0, int y0, int x1, int y1) { return grid.sums(x0, y0, x1, y1).variance(); };   // quarters
   auto within = [&](double mean) { return fast_log2(float(mean) + 1) - variance; };
-  if (h >= 8) within_h = within((part(0, 0, w, h / 2) + part(0, h / 2, w, h / 2)) / 2);
-  if (w >= 8) within_v = within((part(0, 0, w / 2, h) + part(w / 2, 0, w / 2, h)) / 2);
+  if (h >= 8) within_h = within((part(0, 0, 4, 2) + part(0, 2, 4, 4)) / 2);
+  if (w >= 8) within_v = within((part(0, 0, 2, 4) + part(2, 0, 4, 4)) / 2);
   if (w >= 8 && h >= 8)
   {
-    const double q[4] = {part(0, 0, w / 2, h / 2), part(w / 2, 0, w / 2, h / 2), part(0, h / 2, w / 2, h / 2),
-                         part(w / 2, h / 2, w / 2, h / 2)};
+    const double q[4] = {part(0, 0, 2, 2), part(2, 0, 4, 2), part(0, 2, 2, 4), part(2, 2, 4, 4)};
     within_quad = within((q[0] + q[1] + q[2] + q[3]) / 4);
     contrast    = fast_log2(float(*std::max_element(q, q + 4)) + 1) - fast_log2(float(*std::min_element(q, q + 4)) + 1);
   }
-  if (h >= 16) within_triple_h = within((part(0, 0, w, h / 4) + 2 * part(0, h / 4, w, h / 2) + part(0, 3 * h / 4, w, h / 4)) / 4);
-  if (w >= 16) within_triple_v = within((part(0, 0, w / 4, h) + 2 * part(w / 4, 0, w / 2, h) + part(3 * w / 4, 0, w / 4, h)) / 4);
+  if (h >= 16) within_triple_h = within((part(0, 0, 4, 1) + 2 * part(0, 1, 4, 3) + part(0, 3, 4, 4)) / 4);
+  if (w >= 16) within_triple_v = within((part(0, 0, 1, 4) + 2 * part(1, 0, 3, 4) + part(3, 0, 4, 4)) / 4);
 
   int distance = 0;
   has_history  = history.lookup(n.x, n.y, w, h, history_mean, history_min, distance);
@@ -113,23 +115,19 @@ void NodeFeatures::prepare_error(Plane original, Plane reconstruction, int width
   const int w = width / 4, h = height / 4;
   for (int j = 0; j < 4; j++)
   {
-    for (int i = 0; i < 4; i++)
+    int32_t column[kMaxSize] = {};             // long rows for the vector unit, however small the cells
+    for (int y = j * h; y < (j + 1) * h; y++)
     {
-      int64_t sum = 0;
-      for (int y = j * h; y < (j + 1) * h; y++)
+      const int16_t* a = original.samples + y * original.stride;
+      const int16_t* b = reconstruction.samples + y * reconstruction.stride;
+      for (int x = 0; x < width; x++)
       {
-        const int16_t* a    = original.samples + y * original.stride + i * w;
-        const int16_t* b    = reconstruction.samples + y * reconstruction.stride + i * w;
-        int32_t        line = 0;
-        for (int x = 0; x < w; x++)
-        {
-          const int32_t d = std::min(std::abs(a[x] - b[x]), 4095);   // 128 such squares fit
-          line += d * d;
-        }
-        sum += line;
+        const auto d = std::clamp(int16_t(a[x] - b[x]), int16_t(-4095), int16_t(4095));   // 128 such squares fit
+        column[x] += int32_t(d) * d;
       }
-      cell[j][i] = float(sum) / float(w * h);
     }
+    for (int i = 0; i < 4; i++)
+      cell[j][i] = float(std::accumulate(column + i * w, column + (i + 1) * w, int64_t(0))) / float(w * h);
   }
   auto area = [&](int x0, int y0, int x1, int y1) {
     float sum = 0;

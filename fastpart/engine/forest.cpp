@@ -159,6 +159,13 @@ void GroupModel::add_tree(const Tree& tree, std::vector<FlatNode>& flat)
   }
 }
 
+void GroupModel::prefetch() const
+{
+#if defined(__GNUC__)
+  for (const uint32_t root : roots_) __builtin_prefetch(&lines_[root / kLine]);
+#endif
+}
+
 void GroupModel::predict(const float* features, double& raw_loss, double& raw_time) const
 {
   uint32_t keys[forest_detail::kMaxColumns + 1];

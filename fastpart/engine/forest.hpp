@@ -42,6 +42,8 @@ class GroupModel {
   size_t loss_trees() const { return loss_.size(); }
   size_t time_trees() const { return time_.size(); }
 
+  // Fetches the roots into the cache while the caller makes the features.
+  void prefetch() const;
   // Raw scores: leaf values summed in tree order. `features` as many as the model lists.
   void predict(const float* features, double& raw_loss, double& raw_time) const;
   // The same by the definition: trees as stored, one after the other, compared in double precision.

@@ -5,13 +5,6 @@
 
 namespace fastpart {
 
-double BlockSums::variance() const
-{
-  if (samples <= 0) return 0;
-  const double mean = sum / samples;
-  return std::max(0.0, squares / samples - mean * mean);
-}
-
 void PictureStats::build(Plane luma, int width, int height)
 {
   columns_ = width / 4 + 1;
@@ -46,19 +39,6 @@ void PictureStats::build(Plane luma, int width, int height)
                                                      row.gradient_v + up.gradient_v};
     }
   }
-}
-
-BlockSums PictureStats::sums(int x, int y, int w, int h) const
-{
-  const int x0 = std::min(x / 4, columns_ - 1), x1 = std::min((x + w) / 4, columns_ - 1);
-  const int y0 = std::min(y / 4, rows_ - 1), y1 = std::min((y + h) / 4, rows_ - 1);
-  const Cell& a = prefix_[size_t(y0) * columns_ + x0];
-  const Cell& b = prefix_[size_t(y0) * columns_ + x1];
-  const Cell& c = prefix_[size_t(y1) * columns_ + x0];
-  const Cell& d = prefix_[size_t(y1) * columns_ + x1];
-  return {d.sum - b.sum - c.sum + a.sum, d.squares - b.squares - c.squares + a.squares,
-          d.gradient_h - b.gradient_h - c.gradient_h + a.gradient_h,
-          d.gradient_v - b.gradient_v - c.gradient_v + a.gradient_v, 16.0 * (x1 - x0) * (y1 - y0)};
 }
 
 void SizeHistory::begin_picture(int poc, int width, int height)

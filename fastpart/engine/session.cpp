@@ -192,6 +192,7 @@ void Session::enter(const NodeGeometry& geometry)
 
 bool Session::ask(Node& node, Question& question, uint64_t now)
 {
+  if (policy_) policy_->prefetch(question.candidate, node.geometry.intra_slice);
   question.best = node.best;
   for (const Event& event : node.events)
   {
