@@ -5,10 +5,11 @@ As the subreaper of its descendants (prctl(2)) it inherits and waits for those t
 their parents, daemons among them, so that wait4's times include them. When the caller ends,
 or a limit is exceeded, it kills them all.
 
-First argument: JSON object with argv, core (or null), memory_bytes, file_bytes, cpu_s, wall_s
-(limits or null), linger_s (how long what the command leaves running may take to end), cgroup
-(folder of a cgroup to join, or null), report (descriptor to write the report to), parent
-(process ID of the caller). The report is one JSON object, see `_report`.
+First argument: JSON object with argv, core (or null), nice (added to the niceness),
+memory_bytes, file_bytes, cpu_s, wall_s (limits or null), linger_s (how long what the command
+leaves running may take to end), cgroup (folder of a cgroup to join, or null), report
+(descriptor to write the report to), parent (process ID of the caller). The report is one
+JSON object, see `_report`.
 """
 
 import contextlib
@@ -66,6 +67,11 @@ def _become(job: dict, libc: ctypes.CDLL, failed: int) -> None:
             if job[name] is not None:
                 limit = int(job[name]) + (name == "cpu_s")
                 resource.setrlimit(kind, (limit, limit))
+        if job["nice"]:
+            os.nice(job["nice"])
+            # Where sessions share the CPU among them (sched(7), autogroup), theirs is what counts.
+            with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:
+                file.write(str(job["nice"]))
         if job["core"] is not None:
             os.sched_setaffinity(0, {job["core"]})
         if job["cgroup"]:

@@ -301,11 +301,12 @@ def run_encoder(
     on_picture: Callable[[Picture], None] | None = None,
     core: int | None = None,
     limits: Limits = Limits(),
+    nice: int = 0,
 ) -> EncodeResult:
     """Run EncoderApp to its end and read its log.
 
     on_picture is called after each coded picture, in coding order; core pins the encoder;
-    limits: what it may take.
+    limits: what it may take; nice: added to its niceness.
     Raises FastpartError when it fails or ends without a summary.
     """
     pictures: list[Picture] = []
@@ -326,7 +327,7 @@ def run_encoder(
         else:
             counters.update(parse_counters(line))
 
-    usage = run_measured(argv, log_path, read, core, limits)
+    usage = run_measured(argv, log_path, read, core, limits, nice=nice)
     if not summary or not pictures:
         raise FastpartError(
             f"{log_path}: {len(pictures)} pictures and {'a' if summary else 'no'} summary in the "

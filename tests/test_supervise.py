@@ -12,6 +12,7 @@ import time
 import pytest
 
 from fastpart import supervise
+from fastpart.at_once import at_once
 from fastpart.errors import FastpartError
 from fastpart.supervise import Limits, run_measured
 
@@ -161,3 +162,16 @@ def test_a_daemon_dies_with_the_caller(tmp_path):
     while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_nicer_command_gets_less_of_a_shared_core(tmp_path):
+    core = min(os.sched_getaffinity(0))
+    work = [sys.executable, "-I", "-S", "-c", "import time\nwhile time.process_time() < 1: pass"]
+    ends = at_once([
+        lambda nice=nice: (run_measured(work, tmp_path / f"{nice}.log", core=core, nice=nice), time.monotonic())
+        for nice in (0, 5)
+    ])
+    (plain, plain_end), (nicer, nicer_end) = [one.result() for one in ends]
+    assert nicer_end > plain_end
+    # A core's share of 1 to 0.33: the nicer one waits for the other's second, the other for a third of it.
+    assert nicer.wall_s - nicer.cpu_s > plain.wall_s - plain.cpu_s + 0.2

@@ -45,6 +45,10 @@ SIDE_BY_SIDE = (
     "meets them alike; for entries that you trust, as one may slow the other down"
 )
 
+#: Niceness of all but the anchor then, a core's share of 0.64 to 1: what has 0.64 of the work ends when
+#: the anchor does, and drift does not meet one alone.
+SIDE_NICE = 2
+
 #: A tolerated variant that takes so many times as long as the anchor, and a minute, hangs.
 HANG_FACTOR = 20
 HANG_FLOOR_S = 60.0
@@ -368,7 +372,10 @@ class Runner:
         )
         started = datetime.now(UTC)
         try:
-            result = self._run(encoder, command, log, core, point, name)
+            result = self._run(
+                encoder, command, log, core, self._limits(point, name),
+                SIDE_NICE if self.side_by_side and name != self.anchor else 0,
+            )
             record = encode_record(
                 result, variant=encoder.kind, clip=point.clip, source=point.source,
                 cfg_files=getattr(encoder.backend, "cfg_files", []), qp=point.qp,
@@ -427,12 +434,12 @@ class Runner:
         """A file of an encode under way."""
         return self.session / f"{file_stem}{end}"
 
-    def _run(self, encoder, command, log, core, point, name) -> EncodeResult:
+    def _run(self, encoder, command, log, core, limits, nice) -> EncodeResult:
         if isinstance(encoder.backend, Vtm):
-            return run_encoder(command, log, core=core, limits=self._limits(point, name))
+            return run_encoder(command, log, core=core, limits=limits, nice=nice)
         if encoder.backend.identity() != encoder.identity:
             raise FastpartError(f"{encoder.original}: changed during the run, wanted it to stay")
-        usage = run_measured(command, log, core=core, limits=self._limits(point, name))
+        usage = run_measured(command, log, core=core, limits=limits, nice=nice)
         return EncodeResult(tuple(command), log, core, usage)
 
     def _limits(self, point: Point, name: str) -> Limits:
