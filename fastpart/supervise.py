@@ -88,13 +88,13 @@ def run_measured(
     core: int | None = None,
     limits: Limits = Limits(),
     cwd: str | os.PathLike | None = None,
-    nice: int = 0,
+    share_nice: int | None = None,
 ) -> Usage:
     """Run a command to its end, with stdout and stderr in log_path, and measure it alone.
 
     core: pin it to this CPU. on_line is called with each line as it comes. The command and
     all that it starts die with this process, whatever ends it. cwd: folder to run it in.
-    nice: added to its niceness.
+    share_nice: others share the core; this is added to its niceness, and it gets long turns.
     Raises FastpartError with the last log lines when it fails or exceeds a limit.
     """
     argv = [str(word) for word in argv]
@@ -108,7 +108,7 @@ def run_measured(
     except OSError as error:
         raise FastpartError(f"{log_path}: cannot be written ({error.strerror})") from error
     with log, _cgroup() as cgroup, tempfile.TemporaryFile("w+") as report_file:
-        process = _start(argv, core, limits, cwd, nice, cgroup, report_file.fileno())
+        process = _start(argv, core, limits, cwd, share_nice, cgroup, report_file.fileno())
         sampler = _Sampler(process.pid)
         sampler.start()
         try:
@@ -148,9 +148,9 @@ def run_measured(
     return _usage(report, counted, sampler)
 
 
-def _start(argv, core, limits, cwd, nice, cgroup, report: int) -> subprocess.Popen:
+def _start(argv, core, limits, cwd, share_nice, cgroup, report: int) -> subprocess.Popen:
     job = {
-        "argv": argv, "core": core, "nice": nice, **asdict(limits), "linger_s": LINGER_S,
+        "argv": argv, "core": core, "share_nice": share_nice, **asdict(limits), "linger_s": LINGER_S,
         "cgroup": cgroup and str(cgroup), "report": report, "parent": os.getpid(),
     }
     try:

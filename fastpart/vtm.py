@@ -301,12 +301,12 @@ def run_encoder(
     on_picture: Callable[[Picture], None] | None = None,
     core: int | None = None,
     limits: Limits = Limits(),
-    nice: int = 0,
+    share_nice: int | None = None,
 ) -> EncodeResult:
     """Run EncoderApp to its end and read its log.
 
     on_picture is called after each coded picture, in coding order; core pins the encoder;
-    limits: what it may take; nice: added to its niceness.
+    limits: what it may take; share_nice: see `run_measured`.
     Raises FastpartError when it fails or ends without a summary.
     """
     pictures: list[Picture] = []
@@ -327,7 +327,7 @@ def run_encoder(
         else:
             counters.update(parse_counters(line))
 
-    usage = run_measured(argv, log_path, read, core, limits, nice=nice)
+    usage = run_measured(argv, log_path, read, core, limits, share_nice=share_nice)
     if not summary or not pictures:
         raise FastpartError(
             f"{log_path}: {len(pictures)} pictures and {'a' if summary else 'no'} summary in the "

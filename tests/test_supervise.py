@@ -168,7 +168,7 @@ def test_a_nicer_command_gets_less_of_a_shared_core(tmp_path):
     core = min(os.sched_getaffinity(0))
     work = [sys.executable, "-I", "-S", "-c", "import time\nwhile time.process_time() < 1: pass"]
     ends = at_once([
-        lambda nice=nice: (run_measured(work, tmp_path / f"{nice}.log", core=core, nice=nice), time.monotonic())
+        lambda nice=nice: (run_measured(work, tmp_path / f"{nice}.log", core=core, share_nice=nice), time.monotonic())
         for nice in (0, 5)
     ])
     (plain, plain_end), (nicer, nicer_end) = [one.result() for one in ends]

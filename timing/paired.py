@@ -372,10 +372,10 @@ class Runner:
         )
         started = datetime.now(UTC)
         try:
-            result = self._run(
-                encoder, command, log, core, self._limits(point, name),
-                SIDE_NICE if self.side_by_side and name != self.anchor else 0,
-            )
+            share_nice = None
+            if self.side_by_side:
+                share_nice = 0 if name == self.anchor else SIDE_NICE
+            result = self._run(encoder, command, log, core, self._limits(point, name), share_nice)
             record = encode_record(
                 result, variant=encoder.kind, clip=point.clip, source=point.source,
                 cfg_files=getattr(encoder.backend, "cfg_files", []), qp=point.qp,
@@ -434,12 +434,12 @@ class Runner:
         """A file of an encode under way."""
         return self.session / f"{file_stem}{end}"
 
-    def _run(self, encoder, command, log, core, limits, nice) -> EncodeResult:
+    def _run(self, encoder, command, log, core, limits, share_nice) -> EncodeResult:
         if isinstance(encoder.backend, Vtm):
-            return run_encoder(command, log, core=core, limits=limits, nice=nice)
+            return run_encoder(command, log, core=core, limits=limits, share_nice=share_nice)
         if encoder.backend.identity() != encoder.identity:
             raise FastpartError(f"{encoder.original}: changed during the run, wanted it to stay")
-        usage = run_measured(command, log, core=core, limits=limits, nice=nice)
+        usage = run_measured(command, log, core=core, limits=limits, share_nice=share_nice)
         return EncodeResult(tuple(command), log, core, usage)
 
     def _limits(self, point: Point, name: str) -> Limits:

@@ -127,7 +127,7 @@ def _observe_cell(cell, recipe, clips_root, out, home, model, core) -> list[Obse
             intra_period=INTRA_PERIOD,
         )
         log = out / "steering" / f"{cell.name}_{kappa or 0:g}.log"
-        encodes.append(partial(run_encoder, argv, log, core=core))
+        encodes.append(partial(run_encoder, argv, log, core=core, share_nice=0))
     # Side by side, so that a machine whose speed drifts meets them alike.
     stock, *others = [encode.result() for encode in at_once(encodes)]
     return [
