@@ -151,10 +151,10 @@ def fit_steering(
     cells = {one.cell for one in observations}
     qps = {one.intra_qp for one in observations}
     kappas = {one.kappa for one in observations}
-    if len(cells) < 4 or len(qps) < 2 or len(kappas) < 2:
+    if len(cells) < 3 or len(qps) < 2 or len(kappas) < 2:
         raise FastpartError(
             f"steering: observations of {len(cells)} cells, {len(qps)} QPs and {len(kappas)} kappas, "
-            "wanted at least 4, 2 and 2; add cells to the recipe"
+            "wanted at least 3, 2 and 2; add cells to the recipe"
         )
     if beliefs is None:
         beliefs = min(
