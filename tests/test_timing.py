@@ -493,6 +493,19 @@ def row_of(table, scope, variant, **keys) -> Row:
     return rows[0]
 
 
+def test_a_shared_core_disturbs_no_one_but_hides_the_cycles():
+    records = [*anchor_records(), *scaled("fast", 0.5, counters={"share": 0.01, "cycles_per_decision": 900})]
+    for one in records:
+        one["encode"]["times"]["wall_s"] *= 2
+    assert any("disturbed" in note for note in build_table(records).notes)
+    for one in records:
+        one["pairing"]["side_by_side"] = True
+    table = build_table(records)
+    point = row_of(table, "point", "fast", qp=27)
+    assert point.engine_share == 0.01 and point.cycles_per_decision is None
+    assert table.notes == []
+
+
 def test_table_of_two_repetitions():
     records = [
         *anchor_records(), *anchor_records(rep=1),

@@ -37,7 +37,8 @@ class Row:
     point. user_s: seconds, geometric mean over repetitions; at a point only, as are kbps and
     psnr_611 (dB). rate_low, rate_high: smallest and largest bitrate, percent of the anchor's;
     rate_ok: both are in RATE_WINDOW. bd_rate: percent, for a cut; the mean over cuts for all.
-    engine_share: part of the encoder's time spent in the engine; cycles_per_decision of it; means.
+    engine_share: part of the encoder's time spent in the engine; cycles_per_decision of it,
+        None where encodes shared a core; means.
     conforming, encodes: number of encodes whose bitstream conforms, and of all.
     None: does not apply, or could not be had.
     """
@@ -208,7 +209,9 @@ def _point_row(cut: str, qp: int, name: str, runs: list[dict], anchors: list[dic
         psnr_611=None if None in quality else _mean(quality),
         bd_rate=None,
         engine_share=_mean(_counter(runs, "share")),
-        cycles_per_decision=_mean(_counter(runs, "cycles_per_decision")),
+        cycles_per_decision=_mean(_counter(
+            [run for run in runs if not _side_by_side(run)], "cycles_per_decision"
+        )),
         conforming=sum(run["conformance"]["conforms"] for run in runs),
         encodes=len(runs),
     )
@@ -291,7 +294,9 @@ def _notes(records: Sequence[dict], rows: list[Row], anchor: str) -> list[str]:
         if len(settings) == 1 and unequal:
             where = ", ".join(f"{cut} QP {qp}" for cut, qp in unequal)
             notes.append(f"{name}: repetitions gave different bitstreams at {where}.")
-    disturbed = sum(_cpu_share(record) < UNDISTURBED for record in records)
+    disturbed = sum(
+        _cpu_share(record) < UNDISTURBED for record in records if not _side_by_side(record)
+    )
     if disturbed:
         notes.append(
             f"{disturbed} of {len(records)} encodes had their core for less than "
@@ -305,6 +310,11 @@ def _notes(records: Sequence[dict], rows: list[Row], anchor: str) -> list[str]:
             "point, each series with the plan's anchor."
         )
     return notes
+
+
+def _side_by_side(record: dict) -> bool:
+    """The encode waited for its core by design, and its cycles include those of the other one."""
+    return record["pairing"].get("side_by_side", False)
 
 
 def _user_s(record: dict) -> float:
