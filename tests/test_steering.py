@@ -199,4 +199,4 @@ def test_the_fit_finds_the_clock():
 
 def test_too_few_observations_are_refused():
     with pytest.raises(FastpartError, match="wanted at least 3"):
-        fit_steering(observations()[:6])
+        fit_steering(observations()[:4])
