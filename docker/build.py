@@ -69,11 +69,11 @@ def stage(root: Path, vtm_home: str | None, model: Path | None) -> None:
     import fastpart
     from fastpart.encode import DEFAULT_CFG
     from fastpart.errors import FastpartError
-    from fastpart.vtm import VERSION, VtmHome, require_fastpart
+    from fastpart.vtm import VERSION, VtmHome, binary_info
 
     home = VtmHome.find(vtm_home)
     encoder, cfg = home.encoder("patched"), home.cfg(DEFAULT_CFG)
-    require_fastpart(encoder)
+    binary_info(encoder).require_fastpart()
     if model and not model.is_file():
         raise FastpartError(f"{model}: no such model file; check --model")
     binaries = [_put(encoder, root / "vtm" / VERSION / "patched" / "EncoderApp")]

@@ -18,7 +18,7 @@ from fastpart.encode import DEFAULT_CFG
 from fastpart.errors import FastpartError
 from fastpart.media import Clip
 from fastpart.record import sha256_file
-from fastpart.vtm import VtmHome, binary_info, encode_command, require_fastpart, speed_options
+from fastpart.vtm import VtmHome, binary_info, encode_command, speed_options
 
 #: What a command template may name in braces.
 PLACEHOLDERS = (
@@ -153,7 +153,7 @@ class PatchedVtm(Vtm):
             home.encoder("patched"), [home.cfg(DEFAULT_CFG)], {"FastPart": 1, **(options or {})},
             model=model, kappa=kappa, target_ratio=target_ratio,
         )
-        require_fastpart(self.encoder)
+        self.info.require_fastpart()
         shown = {name: value for name, value in self.options.items() if name != "FastPart"}
         self.label = f"VTM-{self.version} with fastpart" + _options_text(shown)
 

@@ -20,14 +20,7 @@ from fastpart.encode import DEFAULT_CFG
 from fastpart.errors import FastpartError
 from fastpart.media import Clip, ffmpeg_exe, frame_bytes
 from fastpart.modelfile import describe
-from fastpart.vtm import (
-    VERSION,
-    VtmHome,
-    binary_info,
-    encode_command,
-    require_fastpart,
-    run_encoder,
-)
+from fastpart.vtm import VERSION, VtmHome, binary_info, encode_command, run_encoder
 
 #: The model that `fastpart patch apply` compiles into the encoder.
 DEFAULT_MODEL = Path(__file__).parent / "models" / "default.fpm"
@@ -99,7 +92,7 @@ def examine(home: VtmHome) -> list[Check]:
         _check("VTM stock EncoderApp", False, lambda: _vtm(home.encoder("stock"))),
         _check("VTM DecoderApp", False, lambda: _vtm(home.decoder())),
         _check("VTM parcat", False, lambda: _vtm(home.parcat())),
-        _check("VTM patched EncoderApp", True, lambda: _patched(home.encoder("patched"))),
+        _check("VTM patched EncoderApp", True, lambda: _vtm(home.encoder("patched"), patched=True)),
     ]
     if all(check.ok for check in checks if check.needed):
         checks.append(_check("trial encode", True, lambda: _trial(home)))
@@ -148,18 +141,15 @@ def _default_model() -> str:
     return str(DEFAULT_MODEL)
 
 
-def _vtm(binary: Path) -> str:
-    version = binary_info(binary).version
-    if version != VERSION:
+def _vtm(binary: Path, patched: bool = False) -> str:
+    info = binary_info(binary)
+    if patched:
+        info.require_fastpart()
+    if info.version != VERSION:
         raise FastpartError(
-            f"{binary}: calls itself VTM {version}, wanted {VERSION}; build the tag VTM-{VERSION}"
+            f"{binary}: calls itself VTM {info.version}, wanted {VERSION}; build the tag VTM-{VERSION}"
         )
-    return f"{version} at {binary}"
-
-
-def _patched(binary: Path) -> str:
-    require_fastpart(binary)
-    return _vtm(binary)
+    return f"{info.version} at {binary}"
 
 
 def _trial(home: VtmHome) -> str:

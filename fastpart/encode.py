@@ -20,9 +20,9 @@ from fastpart.vtm import (
     EncodeResult,
     Picture,
     VtmHome,
+    binary_info,
     encode_command,
     intra_period_for,
-    require_fastpart,
     run_encoder,
     speed_options,
 )
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     variant = "stock" if args.stock else "patched"
     encoder = home.encoder(variant)
     if variant == "patched":
-        require_fastpart(encoder)
+        binary_info(encoder).require_fastpart()
     cfg_files = [home.cfg(name) for name in args.cfg or [DEFAULT_CFG]]
     if args.model and not Path(args.model).is_file():
         raise FastpartError(f"{args.model}: no such model file; check --model")

@@ -157,8 +157,17 @@ class BinaryInfo:
     """What a VTM binary says of itself. version: `23.2`; None when it is no VTM.
     has_fastpart: it knows the options that the patch adds."""
 
+    binary: Path
     version: str | None
     has_fastpart: bool
+
+    def require_fastpart(self) -> None:
+        """Raises FastpartError when the encoder has no predictor."""
+        if not self.has_fastpart:
+            raise FastpartError(
+                f"{self.binary}: does not know --FastPart, wanted a build of the patched tree; "
+                "run fastpart patch apply on the VTM tree, build it again and copy it here"
+            )
 
 
 def binary_info(binary: str | os.PathLike) -> BinaryInfo:
@@ -175,20 +184,10 @@ def binary_info(binary: str | os.PathLike) -> BinaryInfo:
     text = done.stdout.decode("utf-8", "replace")
     version = re.search(r"VTM (?:\w+ )?Version (\S+)|version VTM (\S+)", text)
     return BinaryInfo(
+        binary=Path(binary),
         version=(version[1] or version[2]) if version else None,
         has_fastpart="--FastPart" in text,
     )
-
-
-def require_fastpart(encoder: Path) -> BinaryInfo:
-    """What an EncoderApp with the predictor says of itself. Raises FastpartError when it has none."""
-    info = binary_info(encoder)
-    if not info.has_fastpart:
-        raise FastpartError(
-            f"{encoder}: does not know --FastPart, wanted a build of the patched tree; "
-            "run fastpart patch apply on the VTM tree, build it again and copy it here"
-        )
-    return info
 
 
 def intra_period_for(fps: Fraction | float) -> int:

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from fastpart.errors import FastpartError
 
-LOCK_NAME = ".lock"
+_NAME = ".lock"
 
 
 @contextlib.contextmanager
@@ -22,7 +22,7 @@ def folder_lock(folder: Path, held: str) -> Iterator[TextIO]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK_NAME).open("a+")
+        lock = (folder / _NAME).open("a+")
     except OSError as error:
         raise FastpartError(
             f"{folder}: cannot be written ({error.strerror}); choose another folder"
@@ -33,3 +33,16 @@ def folder_lock(folder: Path, held: str) -> Iterator[TextIO]:
         except OSError as error:
             raise FastpartError(f"{folder}: {held}") from error
         yield lock
+
+
+def holder_of(folder: Path) -> str | None:
+    """What the holder of a folder's lock wrote to its lock file; None if nobody holds it."""
+    try:
+        with (folder / _NAME).open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None
+            except BlockingIOError:
+                return lock.read()
+    except OSError:
+        return None

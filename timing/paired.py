@@ -35,7 +35,6 @@ from fastpart.vtm import (
     EncodeResult,
     VtmHome,
     intra_period_for,
-    require_fastpart,
     run_encoder,
 )
 
@@ -171,7 +170,7 @@ def _plan_backend(variant: Variant, home: VtmHome, cfg: Path) -> Vtm:
         model=variant.model, kappa=variant.kappa, target_ratio=variant.target_ratio,
     )
     if variant.binary == "patched":
-        require_fastpart(backend.encoder)
+        backend.info.require_fastpart()
     return backend
 
 
@@ -320,7 +319,7 @@ class Runner:
         return _Series(rep, runs[::-1] if rep % 2 else runs, bool(valid))
 
     def _run_series(self, point, series, core, progress, failures) -> None:
-        if all((point.cut["name"], point.qp, name) in self.failures
+        if all(self._has_failed(point, name)
                for name, _ in series.runs if name != self.anchor) and len(series.runs) > 1:
             return
         pairing = {
@@ -329,10 +328,7 @@ class Runner:
         }
         seconds: dict[str, float] = {}
         for batch in [series.runs] if self.side_by_side else [[run] for run in series.runs]:
-            batch = [
-                (name, file_stem) for name, file_stem in batch
-                if (point.cut["name"], point.qp, name) not in self.failures
-            ]
+            batch = [(name, file_stem) for name, file_stem in batch if not self._has_failed(point, name)]
             if failures:
                 return
             encodes = at_once([
@@ -426,6 +422,9 @@ class Runner:
         finally:
             recon_path.unlink(missing_ok=True)
             decoded_path.unlink(missing_ok=True)
+
+    def _has_failed(self, point: Point, name: str) -> bool:
+        return (point.cut["name"], point.qp, name) in self.failures
 
     def _has_reconstruction(self, name: str) -> bool:
         return self.reconstruction and isinstance(self.encoders[name].backend, Vtm)

@@ -52,6 +52,11 @@ def stem(cut: str, qp: int, variant: str, rep: int, series: int = 1) -> str:
     return f"{cut}_qp{qp}_{variant}_r{rep}" + (f"_p{series}" if series > 1 else "")
 
 
+def is_side_by_side(record: dict[str, Any]) -> bool:
+    """The encode shared its core with others of its pairing; it waited for it by design."""
+    return record["pairing"].get("side_by_side", False)
+
+
 def load_records(folder: str | Path) -> dict[Path, dict[str, Any]]:
     """All timing records in a folder, by path, in the order of their names.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from fastpart.errors import FastpartError
 from fastpart.quality import bd_rate
+from fastpart.timing.record import is_side_by_side
 
 TABLE_SCHEMA = "fastpart.timing-table/1"
 
@@ -209,8 +210,9 @@ def _point_row(cut: str, qp: int, name: str, runs: list[dict], anchors: list[dic
         psnr_611=None if None in quality else _mean(quality),
         bd_rate=None,
         engine_share=_mean(_counter(runs, "share")),
+        # Cycles of a shared core include those of the other encode.
         cycles_per_decision=_mean(_counter(
-            [run for run in runs if not _side_by_side(run)], "cycles_per_decision"
+            [run for run in runs if not is_side_by_side(run)], "cycles_per_decision"
         )),
         conforming=sum(run["conformance"]["conforms"] for run in runs),
         encodes=len(runs),
@@ -295,7 +297,7 @@ def _notes(records: Sequence[dict], rows: list[Row], anchor: str) -> list[str]:
             where = ", ".join(f"{cut} QP {qp}" for cut, qp in unequal)
             notes.append(f"{name}: repetitions gave different bitstreams at {where}.")
     disturbed = sum(
-        _cpu_share(record) < UNDISTURBED for record in records if not _side_by_side(record)
+        _cpu_share(record) < UNDISTURBED for record in records if not is_side_by_side(record)
     )
     if disturbed:
         notes.append(
@@ -310,11 +312,6 @@ def _notes(records: Sequence[dict], rows: list[Row], anchor: str) -> list[str]:
             "point, each series with the plan's anchor."
         )
     return notes
-
-
-def _side_by_side(record: dict) -> bool:
-    """The encode waited for its core by design, and its cycles include those of the other one."""
-    return record["pairing"].get("side_by_side", False)
 
 
 def _user_s(record: dict) -> float:

@@ -43,6 +43,7 @@ from fastpart import __version__
 from fastpart.errors import FastpartError
 from fastpart.quality import bd_rate, curve_notes
 from fastpart.timing.edition import RATE_RULES, Edition
+from fastpart.timing.record import is_side_by_side
 from fastpart.timing.statistics import paired_ratio, repetitions_to_settle
 
 SCHEMA = "fastpart.verdict/1"
@@ -307,7 +308,7 @@ def _point(test, results, anchor, entry, window, edition) -> dict[str, Any]:
     else:
         time = judge_time(
             pairs, edition.time_limit, edition.single_thread,
-            any(record["pairing"].get("side_by_side") for record in results.entry),
+            any(map(is_side_by_side, results.entry)),
         )
     if results.failure:
         missing = {"status": FAIL, "reason": "no bitstream"}

@@ -149,7 +149,6 @@ double Steering::begin_picture(int qp, int temporal_id, bool intra, double log_k
 
 double Steering::steer() const
 {
-
   // Times of pictures not seen yet: those of the prior, scaled as those seen are on average.
   double found = 0, expected = 0;
   for (int i = 0; i < kSteeringLayers; i++)

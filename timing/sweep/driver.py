@@ -7,7 +7,6 @@ it may end in any way at any time and be started again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -23,7 +22,7 @@ from typing import Any
 from fastpart import __version__
 from fastpart.errors import FastpartError
 from fastpart.record import write_json_atomic
-from fastpart.timing.lock import LOCK_NAME, folder_lock
+from fastpart.timing.lock import folder_lock, holder_of
 from fastpart.timing.sweep.executor import Executor, Slurm
 from fastpart.timing.sweep.grid import Grid
 from fastpart.timing.sweep.layout import Layout
@@ -94,13 +93,9 @@ def driving(out: Path) -> Iterator[None]:
 def driver_of(out: Path) -> dict[str, Any] | None:
     """Host and process ID of the driver at work on a folder, None if there is none."""
     try:
-        with (out / LOCK_NAME).open() as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return None
-            except BlockingIOError:
-                return json.loads(lock.read() or "{}")
-    except (OSError, ValueError):
+        written = holder_of(out)
+        return None if written is None else json.loads(written or "{}")
+    except ValueError:
         return None
 
 
