@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastpart.at_once import at_once
+from fastpart.at_once import SIDE_NICE, at_once
 from fastpart.backend import Backend, Vtm
 from fastpart.encode import DEFAULT_CFG
 from fastpart.errors import FastpartError
@@ -43,10 +43,6 @@ SIDE_BY_SIDE = (
     "run the encodes of a pair at the same time on their one core, so that a machine whose speed drifts "
     "meets them alike; for entries that you trust, as one may slow the other down"
 )
-
-#: Niceness of all but the anchor then, a core's share of 0.64 to 1: what has 0.64 of the work ends when
-#: the anchor does, and drift does not meet one alone.
-SIDE_NICE = 2
 
 #: A tolerated variant that takes so many times as long as the anchor, and a minute, hangs.
 HANG_FACTOR = 20
