@@ -52,7 +52,7 @@ void bind_session(py::module_& module)
            py::arg("qp"), py::arg("temporal_id"), py::arg("intra"), py::arg("log_kappa") = 0.0)
       .def("end_picture",
            [](OwnSteering& own, double nodes, double area, double kept, const std::array<double, kGroups>& skipped,
-              const std::array<double, 3>& control) {
+              const std::array<double, 4>& control) {
              Effort effort;
              effort.pictures = 1;
              effort.nodes    = nodes;
@@ -61,11 +61,11 @@ void bind_session(py::module_& module)
              effort.skipped  = skipped;
              effort.controls = control[0];
              effort.control_estimated = control[1];
-             effort.control_measured  = control[2];
+             effort.control_area      = control[2];
+             effort.control_kept      = control[3];
              own.steering.end_picture(effort);
            },
-           py::arg("nodes"), py::arg("area"), py::arg("kept"), py::arg("skipped"),
-           py::arg("control") = std::array<double, 3>{})
+           py::arg("nodes"), py::arg("area"), py::arg("kept"), py::arg("skipped"), py::arg("control") = std::array<double, 4>{})
       .def("control", [](OwnSteering& own) { return own.steering.control(); })
       .def("share", [](const OwnSteering& own) { return own.steering.share(); });
 
@@ -131,8 +131,8 @@ void bind_session(py::module_& module)
       .def("controls", [](const Session& session) {
         Effort all;
         if (session.steering()) for (const Effort& effort : session.steering()->efforts()) all.add(effort);
-        return py::make_tuple(all.controls, all.control_estimated, all.control_measured);
-      }, "Control CTUs of pictures that ended: number, estimated and measured time of what is skipped elsewhere.");
+        return py::make_tuple(all.controls, all.control_estimated, all.control_area, all.control_kept);
+      }, "Control CTUs of pictures that ended: number, and of what is skipped elsewhere estimated time, area, kept.");
 
   py::class_<PictureStats>(module, "PictureStats", "Sums over blocks of a luma plane.")
       .def(py::init([](const LumaArray& luma) {

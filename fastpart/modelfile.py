@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lightgbm import Booster
 
 MAGIC = b"FASTPART"
-VERSION = 3
+VERSION = 4
 GROUPS = ("split_inter", "split_intra", "continue", "mode")
 MAX_FEATURES = 128
 MAX_LEAVES = 4096
@@ -30,10 +30,10 @@ MAX_KNOTS = 64
 LAYERS = 8
 #: Steering tables (`SteeringTables` of engine/model.hpp): name and number of values, in file order.
 STEERING = {
-    "picture_time": 1, "node_time": 2, "area_time": 2, "kept_scale": 1,
-    "split_scale": 2, "split_scale_controls": 2, "skip_logit": 14,
-    "log_time": 14, "logit_slope": 1, "calibration": 3,
+    "picture_time": 1, "area_time": 1, "area_slope": 1, "kept_scale": 1, "node_time": 1, "split_scale": 1,
+    "split_scale_controls": 1, "saved_scale": 2, "skip_logit": 14, "log_time": 14, "logit_slope": 1,
 }
+_POSITIVE = ("split_scale", "split_scale_controls", "saved_scale", "logit_slope")
 
 _HEADER = struct.Struct("<8sIQ")
 _NODE = struct.Struct("<dHBBii")
@@ -169,15 +169,11 @@ def _pack_steering(path: Path, tables: Mapping[str, Sequence[float]] | None) -> 
         return struct.pack("<I", 0)
     sizes = {name: len(values) for name, values in tables.items()}
     values = [float(value) for name in STEERING for value in tables.get(name, ())]
-    positive = sizes == STEERING and min(
-        *tables["split_scale"], *tables["split_scale_controls"], *tables["logit_slope"],
-        tables["calibration"][2],
-    ) > 0
+    positive = sizes == STEERING and all(value > 0 for name in _POSITIVE for value in tables[name])
     if not positive or not all(map(math.isfinite, values)):
         raise FastpartError(
             f"{path}: steering tables {dict(tables)}, wanted finite values, as many as in {STEERING}, "
-            "positive in split_scale, split_scale_controls, logit_slope and at the end of calibration; "
-            "run fastpart train steer"
+            f"positive in {', '.join(_POSITIVE)}; run fastpart train steer"
         )
     return struct.pack(f"<I{len(values)}f", 1, *values)
 

@@ -116,7 +116,7 @@ def test_policy_follows_kappa(fitted):
 def test_control_ctus_skip_nothing_and_measure(fitted, tmp_path):
     folder, *_ = fitted
     tables = {"qp_knots": (30,), "log_kappa": (0.0,), "log_layer_weight": [0.0] * 8,
-              "steering": {**NEUTRAL, "node_time": [2.0, 2.0], "area_time": [0.0, 0.0]}}
+              "steering": NEUTRAL}
     write_tables(folder / "m.fpm", tmp_path / "m.fpm", tables)
     session = _engine.Session(model=(tmp_path / "m.fpm").read_bytes(), enabled=True, kappa=1e9)
     luma = np.full((64, 64), 100, np.int16)
@@ -139,10 +139,10 @@ def test_control_ctus_skip_nothing_and_measure(fitted, tmp_path):
             session.leave()
             session.end_ctu()
     session.finish()
-    found, estimated, measured = session.controls()
+    found, estimated, area, kept = session.controls()
     assert found == controls
     assert 2 <= controls <= 8
-    assert measured == pytest.approx(3 * 2.0 * controls)
+    assert (area, kept) == (3 * 32 * 64 * controls, 0)
     assert estimated > 0
 
 

@@ -81,7 +81,7 @@ def run_steer(args: argparse.Namespace) -> int:
         load_recipe(args.recipe), args.clips, args.out, VtmHome.find(args.vtm_home), args.model,
         args.new_model, cores,
     )
-    print(f"{args.new_model}: error of the estimated ratio on cells left out, rms "
+    print(f"{args.new_model}: error of the estimated ratio on clips left out, rms "
           f"{report['left_out_error_rms']:.3f}")
     return 0
 

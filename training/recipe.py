@@ -23,6 +23,19 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class SteeringCell:
+    """One measurement for the steering: a cut at a QP, skipped at a fixed kappa."""
+
+    cut: dict
+    qp: int
+    kappa: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.cut['name']}_qp{self.qp}_kappa{self.kappa:g}"
+
+
+@dataclass(frozen=True)
 class Round:
     """Encodes that share a search: with or without the policy, with what exploration."""
 
@@ -40,8 +53,7 @@ class Recipe:
     cuts: list[dict]
     rounds: dict[str, Round]
     fit: dict
-    steering_cells: list[Cell]
-    steering_kappas: list[float]
+    steering_cells: list[SteeringCell]
 
     def round(self, name: str) -> Round:
         if name not in self.rounds:
@@ -62,10 +74,9 @@ def load_recipe(path: str | Path) -> Recipe:
         raise FastpartError(f"{path}: not TOML ({error}); correct it") from error
     try:
         cuts = [{**data["cut_defaults"], **cut} for cut in data["cut"]]
-        steering = data.get("steering", {"kappas": [], "cell": []})
         steering_cells = [
-            Cell({**data["cut_defaults"], **{k: v for k, v in cell.items() if k != "qp"}}, cell["qp"], 0)
-            for cell in steering["cell"]
+            _steering_cell({**data["cut_defaults"], **data["steering"]["defaults"], **cell})
+            for cell in data.get("steering", {"cell": []})["cell"]
         ]
         for cut in [*cuts, *(cell.cut for cell in steering_cells)]:
             if not cut["clip"].startswith("train/"):
@@ -89,7 +100,11 @@ def load_recipe(path: str | Path) -> Recipe:
                 dict(data["options"][base]) if base else {},
                 cells,
             )
-        steering_kappas = [float(kappa) for kappa in steering["kappas"]]
     except KeyError as error:
         raise FastpartError(f"{path}: found no key {error}; a recipe needs it") from error
-    return Recipe(path, cuts, rounds, data.get("fit", {}), steering_cells, steering_kappas)
+    return Recipe(path, cuts, rounds, data.get("fit", {}), steering_cells)
+
+
+def _steering_cell(cell: dict) -> SteeringCell:
+    qp, kappa = cell.pop("qp"), float(cell.pop("kappa"))
+    return SteeringCell(cell, qp, kappa)

@@ -1,14 +1,13 @@
 """Steering tables of a model: how the engine's virtual clock relates to the time that encodes take.
 
-Each cell is encoded without skips and at some fixed kappas, side by side on one core. The efforts
-that the engine counts (fastpart/engine/steering.hpp) and the user times say what share of time is really
-saved when the clock shows one, what share each layer saves on average, and how far control CTUs are to be
-believed.
+Each cell is encoded without skips and at its fixed kappa, side by side on one core. The efforts that the
+engine counts (fastpart/engine/steering.hpp) and the user times say what the search takes, what share of it is
+really saved when the clock shows one, what share each layer saves on average, and how far control CTUs are
+to be believed.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
@@ -21,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.optimize import nnls
 
-from fastpart.at_once import at_once
+from fastpart.at_once import SIDE_NICE, at_once
 from fastpart.encode import DEFAULT_CFG
 from fastpart.errors import FastpartError
 from fastpart.media import make_cut
@@ -30,55 +30,59 @@ from fastpart.modelfile import GROUPS, describe, write_tables
 from fastpart.record import write_json_atomic
 from fastpart.training.collect import INTRA_PERIOD
 from fastpart.training.pool import each_on_a_core
-from fastpart.training.recipe import Cell, Recipe
-from fastpart.vtm import VtmHome, encode_command, run_encoder
+from fastpart.training.recipe import Recipe, SteeringCell
+from fastpart.vtm import EncodeResult, VtmHome, encode_command, run_encoder
 
 #: Layers in the order of the tables.
 LAYERS = ("tid0", "tid1", "tid2", "tid3", "tid4", "tid5", "intra")
 REFERENCE_QP = 32
-#: The clock's constants in the time ensembles' unit, a million cycles, from time stamps in encodes of training
-#: clips. Of a picture outside the search, nearly all of it the filter design of ALF, whatever the size; of the
-#: tests of a node about which nobody asks: constant, and for each luma sample, inter and intra; of a mode over its
-#: estimate, which is the mean of a logarithm.
-PICTURE_TIME = 1100.0
-NODE_TIME = (0.30, 0.25)
-AREA_TIME = (0.0010, 0.0041)
-KEPT_SCALE = 1.3
 
 _EFFORT = (
-    "pictures", "nodes", "area", "kept", "controls", "control_estimated", "control_measured",
+    "pictures", "nodes", "area", "kept", "controls", "control_estimated", "control_area", "control_kept",
     *(f"skipped_{group}" for group in GROUPS),
 )
-_CONTROLS = slice(4, 7)
-#: Inter and intra layers.
-_KINDS = (slice(0, 6), slice(6, 7))
-_SPLITS = [len(_EFFORT) - len(GROUPS) + i for i, group in enumerate(GROUPS) if group != "mode"]
-_MODE = _EFFORT.index("skipped_mode")
+_SPLITS = [f"skipped_{group}" for group in GROUPS if group != "mode"]
+_INTER, _INTRA = range(6), range(6, 7)
 
 #: Tables of a model whose own are yet to be found: with them the engine counts and has control CTUs.
 NEUTRAL = {
-    "picture_time": [PICTURE_TIME], "node_time": [*NODE_TIME], "area_time": [*AREA_TIME],
-    "kept_scale": [KEPT_SCALE], "split_scale": [1.0, 1.0], "split_scale_controls": [1.0, 1.0],
-    "skip_logit": [0.0] * 14, "log_time": [0.0] * 14, "logit_slope": [1.0], "calibration": [0.0, 0.0, 1.0],
+    "picture_time": [0.0], "area_time": [0.0], "area_slope": [0.0], "kept_scale": [1.0], "node_time": [0.0],
+    "split_scale": [1.0], "split_scale_controls": [1.0], "saved_scale": [1.0, 1.0],
+    "skip_logit": [0.0] * 14, "log_time": [0.0] * 14, "logit_slope": [1.0],
 }
-#: Candidates for `split_scale_controls`; the last one is as good as no control CTUs.
-_BELIEFS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 1000.0)
+#: Candidates for `area_slope`, and for `split_scale_controls`, of which the last is as good as no control CTUs.
+_AREA_SLOPES = np.arange(-0.2, 0.005, 0.01)
+_CONTROLS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 1000.0)
 
 
 @dataclass(frozen=True)
 class Observation:
-    """A cell at one kappa. ratio: user time against the same encode without skips.
+    """A cell at its kappa.
 
-    stock_s: that encode's user seconds. intra_qp: slice QP of the first picture. efforts: for each of
-    `LAYERS` the counts `_EFFORT` of the run, zeros for a layer without pictures.
+    clip: of the cell's cut. intra_qp: slice QP of the first picture. stock_s, user_s: user seconds of inter and
+    of intra pictures, without skips and at kappa. efforts: for each of `LAYERS` the counts `_EFFORT`, zeros
+    for a layer without pictures.
     """
 
     cell: str
+    clip: str
     kappa: float
     intra_qp: int
-    stock_s: float
-    ratio: float
+    stock_s: list[float]
+    user_s: list[float]
     efforts: list[list[float]]
+
+    @property
+    def ratio(self) -> float:
+        return sum(self.user_s) / sum(self.stock_s)
+
+    @property
+    def qp(self) -> float:
+        return self.intra_qp - REFERENCE_QP
+
+    def count(self, name: str, layers: Sequence[int]) -> float:
+        """Sum of a count over layers."""
+        return sum(self.efforts[layer][_EFFORT.index(name)] for layer in layers)
 
 
 def observe(
@@ -86,7 +90,7 @@ def observe(
 ) -> list[Observation]:
     """Run the recipe's steering cells that have no record yet; returns all observations.
 
-    A record is OUT/steering/CELL.json; it appears when all encodes of the cell are done. Raises
+    A record is OUT/steering/CELL.json; it appears when both encodes of the cell are done. Raises
     FastpartError when an encode fails; finished records stay.
     """
     folder = out / "steering"
@@ -95,175 +99,208 @@ def observe(
     write_tables(model, counting, {**describe(model)["tables"], "steering": NEUTRAL})
     checksum = describe(counting)["checksum"]
     lock = threading.Lock()
-    found: dict[str, list[Observation]] = {}
+    found: dict[str, Observation] = {}
 
-    def run(cell: Cell, core: int) -> None:
+    def run(cell: SteeringCell, core: int) -> None:
         path = folder / f"{cell.name}.json"
         record = json.loads(path.read_text()) if path.exists() else None
-        identity = {"model": checksum, "side_by_side": True, "kappas": recipe.steering_kappas, "cut": cell.cut}
+        identity = {"model": checksum, "kappa": cell.kappa, "qp": cell.qp, "cut": cell.cut}
         if not record or record["identity"] != identity:
-            observations = _observe_cell(cell, recipe, clips_root, out, home, counting, core)
-            record = {"identity": identity, "observations": [asdict(one) for one in observations]}
+            observation = _observe_cell(cell, clips_root, out, home, counting, core)
+            record = {"identity": identity, "observation": asdict(observation)}
             write_json_atomic(path, record)
         with lock:
-            found[cell.name] = [Observation(**one) for one in record["observations"]]
-            ratios = ", ".join(f"{one.kappa:g}: {one.ratio:.3f}" for one in found[cell.name])
-            print(f"steering: {len(found)}/{len(recipe.steering_cells)} {cell.name} T at kappa {ratios}",
+            found[cell.name] = Observation(**record["observation"])
+            print(f"steering: {len(found)}/{len(recipe.steering_cells)} {cell.name} T {found[cell.name].ratio:.3f}",
                   file=sys.stderr, flush=True)
 
     each_on_a_core(recipe.steering_cells, cores or sorted(os.sched_getaffinity(0)), run)
-    return [one for cell in recipe.steering_cells for one in found[cell.name]]
+    return [found[cell.name] for cell in recipe.steering_cells]
 
 
-def _observe_cell(cell, recipe, clips_root, out, home, model, core) -> list[Observation]:
+def _observe_cell(cell, clips_root, out, home, model, core) -> Observation:
     clip = make_cut(cell.cut, clips_root, out / "cuts" / f"{cell.cut['name']}.yuv")
+    exact = {"PrintHighPrecEncTime": 1}
+    skipping = {**exact, "FastPart": 1, "FastPartModel": model, "FastPartTargetRatio": 0, "FastPartKappa": cell.kappa}
     encodes = []
-    for kappa in (None, *recipe.steering_kappas):
-        options = {} if kappa is None else {
-            "FastPart": 1, "FastPartModel": model, "FastPartTargetRatio": 0, "FastPartKappa": kappa,
-        }
+    for name, options, nice in (("stock", exact, 0), ("skipping", skipping, SIDE_NICE)):
         argv = encode_command(
             home.encoder("patched"), [home.cfg(DEFAULT_CFG)], clip, cell.qp, os.devnull, None, options,
             intra_period=INTRA_PERIOD,
         )
-        log = out / "steering" / f"{cell.name}_{kappa or 0:g}.log"
-        encodes.append(partial(run_encoder, argv, log, core=core, share_nice=0))
+        log = out / "steering" / f"{cell.name}_{name}.log"
+        encodes.append(partial(run_encoder, argv, log, core=core, share_nice=nice))
     # Side by side, so that a machine whose speed drifts meets them alike.
-    stock, *others = [encode.result() for encode in at_once(encodes)]
-    return [
-        Observation(
-            cell.name, kappa, stock.pictures[0].qp, stock.usage.user_s,
-            one.usage.user_s / stock.usage.user_s,
-            [[one.counters.get(f"{layer}.{name}", 0.0) for name in _EFFORT] for layer in LAYERS],
-        )
-        for kappa, one in zip(recipe.steering_kappas, others, strict=True)
-    ]
+    stock, one = [encode.result() for encode in at_once(encodes)]
+    return Observation(
+        cell.name, cell.cut["clip"], cell.kappa, stock.pictures[0].qp, _by_kind(stock), _by_kind(one),
+        [[one.counters.get(f"{layer}.{name}", 0.0) for name in _EFFORT] for layer in LAYERS],
+    )
 
 
-def fit_steering(
-    observations: Sequence[Observation], beliefs: tuple[float, float] | None = None
-) -> dict[str, list[float]]:
-    """The tables `fastpart.modelfile.STEERING` from observations of several cells, kappas and QPs.
+def _by_kind(encode: EncodeResult) -> list[float]:
+    """User seconds of inter and intra pictures, shared out by the encoder's own wall times: its share of the
+    core is the same all the time."""
+    intra = sum(picture.seconds for picture in encode.pictures if picture.slice_type == "I")
+    share = intra / sum(picture.seconds for picture in encode.pictures)
+    return [encode.usage.user_s * (1 - share), encode.usage.user_s * share]
 
-    beliefs: `split_scale_controls`; by default those of `_BELIEFS` with the least error of the ratio on
-    cells left out. Raises FastpartError when there are too few observations to determine the tables.
+
+def fit_steering(observations: Sequence[Observation]) -> dict[str, list[float]]:
+    """The tables `fastpart.modelfile.STEERING` from observations of several clips, kappas and QPs.
+
+    Raises FastpartError when there are too few observations to determine the tables.
     """
-    cells = {one.cell for one in observations}
-    qps = {one.intra_qp for one in observations}
-    kappas = {one.kappa for one in observations}
-    if len(cells) < 3 or len(qps) < 2 or len(kappas) < 2:
-        raise FastpartError(
-            f"steering: observations of {len(cells)} cells, {len(qps)} QPs and {len(kappas)} kappas, "
-            "wanted at least 3, 2 and 2; add cells to the recipe"
-        )
-    if beliefs is None:
-        beliefs = min(
-            itertools.product(_BELIEFS, _BELIEFS),
-            key=lambda pair: np.square(_left_out(observations, lambda some: _clock_tables(some, pair))).sum(),
-        )
-    tables = _clock_tables(observations, beliefs)
-
-    # By layer: share saved and time of a picture, both lines over QP; one slope over ln kappa for all.
-    efforts = np.array([one.efforts for one in observations])
-    qp = _relative_qp(observations)
-    times = np.array([
-        [clock_times(effort, tables, [layer]) for layer in range(len(LAYERS))] for effort in efforts
-    ])
-    used = times.sum(2) > 0
-    shares = _logit(np.clip(times[..., 1] / np.where(used, times.sum(2), 1), 0.01, 0.99))
+    tables = _fit_clock(observations)
     log_kappa = np.log([one.kappa for one in observations])
-    columns, target = [], []
-    for index, layer in zip(*np.nonzero(used), strict=True):
-        column = np.zeros(2 * len(LAYERS) + 1)
-        column[2 * layer : 2 * layer + 2] = 1, qp[index]
-        column[-1] = log_kappa[index]
-        columns.append(column)
-        target.append(shares[index, layer])
-    *lines, slope = np.linalg.lstsq(np.array(columns), np.array(target), rcond=None)[0].tolist()
-    tables["skip_logit"], tables["logit_slope"] = lines, [slope]
-    tables["log_time"] = []
-    for layer in range(len(LAYERS)):
-        mine = used[:, layer]
-        picture = np.log(times[mine, layer].sum(1) / efforts[mine, layer, 0])
-        line = np.polyfit(qp[mine], picture, 1) if mine.sum() > 1 else (0.0, 0.0)
-        tables["log_time"] += [float(line[1]), float(line[0])]
+    qp = np.array([one.qp for one in observations])
+    pictures = np.array([[one.count("pictures", [layer]) for layer in range(len(LAYERS))] for one in observations])
+    times = np.array([[clock_times(one, tables, [layer]) for layer in range(len(LAYERS))] for one in observations])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        saved = _logit(np.clip(times[..., 1] / times.sum(2), 0.01, 0.99))
+        log_time = np.log(times.sum(2) / pictures)
+
+    # Over ln kappa one slope for all layers, from encodes that differ in nothing else.
+    inputs: dict[tuple[str, int], list[int]] = {}
+    for index, one in enumerate(observations):
+        inputs.setdefault((one.clip, one.intra_qp), []).append(index)
+    moved = [np.broadcast_to((log_kappa[same] - log_kappa[same].mean())[:, None], saved[same].shape)
+             for same in inputs.values()]
+    rose = [saved[same] - saved[same].mean(0) for same in inputs.values()]
+    x, y = (np.concatenate(parts).ravel() for parts in (moved, rose))
+    known = np.isfinite(y)
+    if not np.any(x[known]):
+        raise FastpartError("steering: no clip observed at one QP and two kappas, wanted one; add cells to the recipe")
+    slope = float(x[known] @ y[known] / (x[known] @ x[known]))
+    tables["logit_slope"] = [slope]
+    for name, values in (("skip_logit", saved - slope * log_kappa[:, None]), ("log_time", log_time)):
+        tables[name] = []
+        for layer in range(len(LAYERS)):
+            known = np.isfinite(values[:, layer])
+            line = np.polyfit(qp[known], values[known, layer], 1) if known.sum() > 1 else (0.0, 0.0)
+            tables[name] += [float(line[1]), float(line[0])]
     return tables
 
 
+def _fit_clock(observations: Sequence[Observation]) -> dict[str, list[float]]:
+    """The clock's tables; the others of `NEUTRAL`.
+
+    `split_scale_controls` is the one of `_CONTROLS` with the least error of the ratio on clips left out.
+    """
+    for name, found, wanted in (
+        ("clips", {one.clip for one in observations}, 3), ("QPs", {one.intra_qp for one in observations}, 2),
+    ):
+        if len(found) < wanted:
+            raise FastpartError(
+                f"steering: observations of {len(found)} {name}, wanted at least {wanted}; add cells to the recipe"
+            )
+    searches = {clip: _search_tables(some) for clip, some in _others(observations).items()}
+    controls = min(
+        _CONTROLS,
+        key=lambda controls: np.square(_left_out(
+            observations, lambda some, clip: _clock_tables(some, searches[clip], controls)
+        )).sum(),
+    )
+    return _clock_tables(observations, _search_tables(observations), controls)
+
+
+def _search_tables(observations: Sequence[Observation]) -> dict[str, list[float]]:
+    """What pictures and the search take: least squares of the relative error of the user times.
+
+    At low QPs the tests that nobody is asked about take longer; the estimates of modes know it.
+    """
+    inter, intra = np.array([one.user_s for one in observations]).T
+    pictures, area, kept = (
+        np.array([one.count(name, _INTER) for one in observations]) for name in ("pictures", "area", "kept")
+    )
+    qp = np.array([one.qp for one in observations])
+    fits = []
+    for slope in _AREA_SLOPES:
+        columns = np.stack([pictures, area * np.exp(slope * qp), kept], 1)
+        scale = columns.max(0)
+        times, error = nnls(columns / scale / inter[:, None], np.ones(len(inter)))
+        fits.append((error, float(slope), (times / scale).tolist()))
+    _, slope, (picture_time, area_time, kept_scale) = min(fits)
+    nodes = np.array([one.count("nodes", _INTRA) for one in observations])
+    return {
+        "picture_time": [picture_time], "area_time": [area_time], "area_slope": [slope],
+        "kept_scale": [kept_scale], "node_time": [float(np.exp(np.log(intra / nodes).mean()))],
+    }
+
+
 def _clock_tables(
-    observations: Sequence[Observation], beliefs: tuple[float, float]
+    observations: Sequence[Observation], search: dict[str, list[float]], controls: float
 ) -> dict[str, list[float]]:
-    """The tables that say what share of time is really saved when the clock shows one."""
-    efforts = np.array([one.efforts for one in observations])
-    tables = {**NEUTRAL, "split_scale_controls": list(beliefs)}
-    tables["split_scale"] = []
-    for rows in _KINDS:
-        _, estimated, measured = efforts[:, rows].sum(1)[:, _CONTROLS].T
-        seen = (estimated > 0) & (measured > 0)
-        found = np.log(measured[seen] / estimated[seen])
-        tables["split_scale"].append(float(np.exp(found.mean())) if seen.any() else 1.0)
-    qp = _relative_qp(observations)
-    clock = _logit(np.array([saved_share(effort, tables) for effort in efforts]))
-    really = _logit(np.array([1 - one.ratio for one in observations]))
-    design = np.stack([np.ones_like(qp), qp, clock], 1)
-    return {**tables, "calibration": np.linalg.lstsq(design, really, rcond=None)[0].tolist()}
-
-
-def _relative_qp(observations: Sequence[Observation]) -> np.ndarray:
-    return np.array([one.intra_qp - REFERENCE_QP for one in observations], float)
+    """The tables that say what is saved: with scales of 1, what the clock shows, then what is really."""
+    tables = {**NEUTRAL, **search, "split_scale_controls": [controls]}
+    found = [
+        _inter_search(one, "control_area", "control_kept", tables) / one.count("control_estimated", _INTER)
+        for one in observations if one.count("control_estimated", _INTER) > 0
+    ]
+    found = [scale for scale in found if scale > 0]
+    tables["split_scale"] = [float(np.exp(np.log(found).mean()))] if found else [1.0]
+    scales = []
+    for kind, layers in enumerate((_INTER, _INTRA)):
+        clock = np.array([clock_times(one, tables, layers) for one in observations])
+        ratio = np.array([one.user_s[kind] / one.stock_s[kind] for one in observations])
+        really = _logit(np.clip(1 - ratio, 0.01, 0.99))
+        scales.append(float(np.exp(np.mean(really - np.log(clock[:, 1] / clock[:, 0])))))
+    return {**tables, "saved_scale": scales}
 
 
 def estimate(one: Observation, tables: dict[str, list[float]]) -> float:
     """The ratio of an observation as the engine estimates it (Steering::share)."""
-    constant, slope, factor = tables["calibration"]
-    clock = _logit(saved_share(np.array(one.efforts), tables))
-    return 1 / (1 + math.exp(constant + slope * (one.intra_qp - REFERENCE_QP) + factor * clock))
+    spent, saved = clock_times(one, tables, range(len(LAYERS)))
+    return spent / (spent + saved)
 
 
 def errors(observations: Sequence[Observation]) -> list[float]:
-    """Estimated less true ratio of each observation, by tables fitted without its cell."""
-    return _left_out(observations, fit_steering)
+    """Estimated less true ratio of each observation, by tables fitted without its clip."""
+    return _left_out(observations, lambda some, _: _fit_clock(some))
 
 
 def _left_out(
     observations: Sequence[Observation],
-    fit: Callable[[Sequence[Observation]], dict[str, list[float]]],
+    fit: Callable[[Sequence[Observation], str], dict[str, list[float]]],
 ) -> list[float]:
-    tables = {
-        cell: fit([one for one in observations if one.cell != cell])
-        for cell in sorted({one.cell for one in observations})
+    tables = {clip: fit(some, clip) for clip, some in _others(observations).items()}
+    return [estimate(one, tables[one.clip]) - one.ratio for one in observations]
+
+
+def _others(observations: Sequence[Observation]) -> dict[str, list[Observation]]:
+    """For each clip the observations of all others."""
+    return {
+        clip: [one for one in observations if one.clip != clip]
+        for clip in sorted({one.clip for one in observations})
     }
-    return [estimate(one, tables[one.cell]) - one.ratio for one in observations]
 
 
-def saved_share(efforts: np.ndarray, tables: dict[str, list[float]]) -> float:
-    """Saved share of the virtual clock; efforts: (layers, counts)."""
-    spent, saved = clock_times(efforts, tables, range(len(LAYERS)))
-    return saved / (spent + saved)
-
-
-def clock_times(
-    efforts: np.ndarray, tables: dict[str, list[float]], layers: Sequence[int]
-) -> tuple[float, float]:
-    """Spent and saved time of some layers, as Steering::spent and Steering::saved.
-
-    efforts: (layers, counts) of the whole encode, whose control CTUs count for all its layers.
-    """
-    spent = saved = 0.0
-    for intra, rows in enumerate(_KINDS):
-        mine = efforts[[layer for layer in layers if layer in range(len(LAYERS))[rows]]].sum(0)
-        pictures, nodes, area, kept = mine[:4]
-        spent += (
-            tables["picture_time"][0] * pictures + tables["node_time"][intra] * nodes
-            + tables["area_time"][intra] * area + tables["kept_scale"][0] * kept
-        )
-        scale = tables["split_scale"][intra]
-        controls, estimated, measured = efforts[rows].sum(0)[_CONTROLS]
-        if estimated > 0 and measured > 0:
-            weight = controls / (controls + tables["split_scale_controls"][intra])
-            scale *= (measured / (scale * estimated)) ** weight
-        saved += scale * mine[_SPLITS].sum() + tables["kept_scale"][0] * mine[_MODE]
+def clock_times(one: Observation, tables: dict[str, list[float]], layers: Sequence[int]) -> tuple[float, float]:
+    """Spent and saved time of some layers, as Steering::spent and Steering::saved."""
+    inter, intra = (sorted(set(kind) & set(layers)) for kind in (_INTER, _INTRA))
+    spent = (
+        tables["picture_time"][0] * one.count("pictures", inter)
+        + _inter_search(one, "area", "kept", tables, inter) + tables["node_time"][0] * one.count("nodes", intra)
+    )
+    scale = tables["split_scale"][0]
+    estimated = one.count("control_estimated", _INTER)
+    measured = _inter_search(one, "control_area", "control_kept", tables)
+    if estimated > 0 and measured > 0:
+        controls = one.count("controls", _INTER)
+        scale *= (measured / (scale * estimated)) ** (controls / (controls + tables["split_scale_controls"][0]))
+    saved = (
+        tables["saved_scale"][0] * scale * sum(one.count(name, inter) for name in _SPLITS)
+        + tables["saved_scale"][1] * sum(one.count(name, intra) for name in _SPLITS)
+    )
     return float(spent), float(saved)
+
+
+def _inter_search(
+    one: Observation, area: str, kept: str, tables: dict[str, list[float]], layers: Sequence[int] = _INTER
+) -> float:
+    """Time of the search that these two counts stand for, as Steering::inter_search."""
+    growth = math.exp(tables["area_slope"][0] * one.qp)
+    return tables["area_time"][0] * growth * one.count(area, layers) + tables["kept_scale"][0] * one.count(kept, layers)
 
 
 def _logit(share: Any) -> Any:
@@ -277,7 +314,7 @@ def steer(
     """Write `model` with steering tables to `new_model` and what they come from beside it.
 
     Returns the report, which is also NEW_MODEL.steering.json: observations, tables, and the estimate's
-    error for each observation when its cell takes no part in the fit.
+    error for each observation when its clip takes no part in the fit.
     """
     observations = observe(recipe, clips_root, out, home, model, cores)
     tables = fit_steering(observations)

@@ -13,7 +13,7 @@ namespace model_detail {
 
 constexpr char     kMagic[]     = "FASTPART";
 constexpr size_t   kMagicSize   = 8;
-constexpr uint32_t kVersion     = 3;
+constexpr uint32_t kVersion     = 4;
 constexpr size_t   kHeaderSize  = kMagicSize + 4 + 8;
 constexpr size_t   kTrailerSize = 4;
 constexpr uint32_t kMaxKnots    = 64;
@@ -121,20 +121,17 @@ PolicyTables read_tables(Reader& reader)
     if (!(tables.qp_knots[i - 1] < tables.qp_knots[i]))
       fail("QP knot " + std::to_string(tables.qp_knots[i]) + " after " + std::to_string(tables.qp_knots[i - 1]) +
            ", wanted ascending knots");
-  static_assert(sizeof(SteeringTables) == 42 * sizeof(float), "SteeringTables are floats alone");
+  static_assert(sizeof(SteeringTables) == 38 * sizeof(float), "SteeringTables are floats alone");
   tables.has_steering = reader.count(0, 1, sizeof(SteeringTables), "number of steering tables") != 0;
   if (tables.has_steering)
   {
     float values[sizeof(SteeringTables) / sizeof(float)];
     for (float& value : values) value = reader.finite_f32("steering table");
     std::memcpy(&tables.steering, values, sizeof values);
-    if (!(tables.steering.logit_slope > 0 && tables.steering.calibration[2] > 0))
-      fail("slopes of the steering " + std::to_string(tables.steering.logit_slope) + " and " +
-           std::to_string(tables.steering.calibration[2]) + ", wanted more than 0");
-    for (const float* pair : {tables.steering.split_scale, tables.steering.split_scale_controls})
-      if (!(pair[0] > 0 && pair[1] > 0))
-        fail("split scales of the steering or their controls " + std::to_string(pair[0]) + " and " +
-             std::to_string(pair[1]) + ", wanted more than 0");
+    const SteeringTables& steering = tables.steering;
+    for (const float value : {steering.split_scale, steering.split_scale_controls, steering.saved_scale[0],
+                              steering.saved_scale[1], steering.logit_slope})
+      if (!(value > 0)) fail("scale, slope or controls of the steering " + std::to_string(value) + ", wanted more than 0");
   }
   return tables;
 }

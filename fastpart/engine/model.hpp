@@ -2,7 +2,7 @@
 //
 // Little endian, IEEE floats, no padding:
 //   magic      8 bytes "FASTPART"
-//   version    u32 = 3
+//   version    u32 = 4
 //   size       u64, bytes of payload
 //   payload
 //   checksum   u32, CRC-32 of all before it
@@ -10,7 +10,7 @@
 //   metadata   u32 length, UTF-8 JSON
 //   features   u32 count (1..128); each: u16 length, UTF-8 name
 //   tables     u32 knots (1..64); f32 qp[knots]; f32 log_kappa[knots]; f32 log_layer_weight[8];
-//              u32 steering (0 none, 1); if 1, the 42 f32 of SteeringTables in its order
+//              u32 steering (0 none, 1); if 1, the 38 f32 of SteeringTables in its order
 //   groups     u32 count = 4, in the order of Group; each: the loss forest, the time forest
 // forest:      u32 trees; each:
 //   nodes      u32 count; each: f64 threshold, u16 feature, u8 missing (0 none, 1 zero, 2 NaN),
@@ -40,21 +40,20 @@ enum Layer : int { kIntraLuma = 0, kFirstTemporal = 1, kLastTemporal = 6, kIntra
 constexpr int kSteeringLayers = 7;
 constexpr int kSteeringIntra  = 6;
 
-// The virtual clock and what it shows on average, see steering.hpp. Times in the unit of the time ensembles;
-// pairs [2] of node_time and area_time are for inter and intra pictures, pairs of the layers are the value where
-// intra pictures have QP 32 and its slope over that QP.
+// The virtual clock and what it shows on average, see steering.hpp. Times in user seconds of the machine that
+// observed them, of which only ratios count. Pairs of the layers are the value where intra pictures have QP 32 and
+// its slope over that QP.
 struct SteeringTables {
-  float picture_time;                          // outside the search: loop filters, which take a quarter at 416x240, QP 37
-  float node_time[2];                          // of the tests of a node about which nobody asks
-  float area_time[2];                          // the same for each of its luma samples
-  float kept_scale;                            // on the estimate of a mode, tested or skipped
-  float split_scale[2];                        // on the estimates of skipped splits, in a usual clip
-  float split_scale_controls[2];               // control CTUs that weigh as much as that
+  float picture_time;                          // of an inter picture outside the search: loop filters
+  float area_time, area_slope;                 // of a luma sample of an inter node at QP 32; slope of its ln over QP
+  float kept_scale;                            // on the estimate of a mode that was tested, and what comes with it
+  float node_time;                             // of a node of intra pictures
+  float split_scale;                           // on the estimates of splits of inter pictures in a usual clip
+  float split_scale_controls;                  // control CTUs that weigh as much as that
+  float saved_scale[2];                        // on what skipped splits save, in inter and intra pictures
   float skip_logit[kSteeringLayers][2];        // ln odds of the share of time saved at kappa = 1
   float log_time[kSteeringLayers][2];          // ln of a picture's time without skips; only differences count
   float logit_slope;                           // growth of the ln odds with ln kappa
-  float calibration[3];                        // ln odds of the share really saved: constant, slope over QP - 32, factor
-                                               // on the ln odds by the virtual clock
 };
 
 struct PolicyTables {

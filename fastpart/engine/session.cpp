@@ -126,7 +126,8 @@ void Session::end_phantom()
 {
   if (phantom_.depth != depth_) return;
   effort_.control_estimated += phantom_.estimated;
-  effort_.control_measured += steering_->spent(effort_, stack_[depth_ - 1].geometry.intra_slice) - phantom_.start;
+  effort_.control_area += effort_.area - phantom_.area;
+  effort_.control_kept += effort_.kept - phantom_.kept;
   phantom_.depth = 0;
 }
 
@@ -218,7 +219,7 @@ bool Session::ask(Node& node, Question& question, uint64_t now)
   {
     skip = false;
     if (group != Group::Mode && phantom_.depth == 0)
-      phantom_ = {depth_, std::exp(log_time), steering_->spent(effort_, node.geometry.intra_slice)};
+      phantom_ = {depth_, std::exp(log_time), effort_.area, effort_.kept};
   }
   if (skip)
     effort_.skipped[size_t(group)] += std::exp(log_time);

@@ -97,7 +97,7 @@ class Session {
 
   struct Phantom {                                          // a split tested in a control CTU, skipped elsewhere
     size_t depth = 0;                                       // of the nodes down to the one that tests it; 0: none
-    double estimated = 0, start = 0;
+    double estimated = 0, area = 0, kept = 0;               // the last two of effort_ when it began
   };
 
   bool   ask(Node& node, Question& question, uint64_t now);

@@ -15,10 +15,9 @@ constexpr double kShortest     = 0.25;    // of a GOP's time, over which a devia
 constexpr int    kSteps        = 12;      // so coarse that the last bit of a sum does not show
 constexpr double kSlowest = -3, kFastest = 3;     // ln of kappa
 constexpr double kDown = -0.75, kUp = 1;          // how far a clip may move it from where the prior has it
-// The nth control CTU is about number 2 n^2 of its kind: what it teaches is worth less and less, its time is not.
+// The nth control CTU is about number 2 n^2 of inter pictures: what it teaches is worth less and less, its time is not.
 constexpr double kControlSpacing = 2;
 
-double logit(double share) { return std::log(share / (1 - share)); }
 double share_of(double logit) { return 1 / (1 + std::exp(-logit)); }
 
 }  // namespace steering_detail
@@ -33,62 +32,55 @@ void Effort::add(const Effort& other)
   kept += other.kept;
   controls += other.controls;
   control_estimated += other.control_estimated;
-  control_measured += other.control_measured;
+  control_area += other.control_area;
+  control_kept += other.control_kept;
   for (int group = 0; group < kGroups; group++) skipped[size_t(group)] += other.skipped[size_t(group)];
 }
 
 Steering::Steering(const SteeringTables& tables, double target) : tables_(tables), target_(target) {}
 
+double Steering::inter_search(double area, double kept) const
+{
+  return tables_.area_time * std::exp(tables_.area_slope * (qp_ - kReferenceQp)) * area + tables_.kept_scale * kept;
+}
+
 double Steering::spent(const Effort& effort, bool intra) const
 {
-  return tables_.picture_time * effort.pictures + tables_.node_time[intra] * effort.nodes +
-         tables_.area_time[intra] * effort.area + tables_.kept_scale * effort.kept;
+  if (intra) return tables_.node_time * effort.nodes;
+  return tables_.picture_time * effort.pictures + inter_search(effort.area, effort.kept);
 }
 
 double Steering::saved(const Effort& effort, bool intra) const
 {
-  const double modes  = effort.skipped[size_t(Group::Mode)];
-  const double splits = std::accumulate(effort.skipped.begin(), effort.skipped.end(), 0.0) - modes;
-  return split_scale(intra) * splits + tables_.kept_scale * modes;
+  // Skipped modes are left out: what they save is part of the scale.
+  double splits = 0;
+  for (const Group group : {Group::SplitInter, Group::SplitIntra, Group::Continue}) splits += effort.skipped[size_t(group)];
+  return tables_.saved_scale[intra] * (intra ? 1 : split_scale()) * splits;
 }
 
-double Steering::split_scale(bool intra) const
+double Steering::split_scale() const
 {
-  const Effort& effort = kinds_[intra].effort;
-  const double  usual  = tables_.split_scale[intra];
-  if (!(effort.control_estimated > 0 && effort.control_measured > 0)) return usual;
-  const double weight = effort.controls / (effort.controls + tables_.split_scale_controls[intra]);
-  return usual * std::pow(effort.control_measured / (usual * effort.control_estimated), weight);
+  const double measured = inter_search(inter_.control_area, inter_.control_kept);
+  if (!(inter_.control_estimated > 0 && measured > 0)) return tables_.split_scale;
+  const double weight = inter_.controls / (inter_.controls + tables_.split_scale_controls);
+  return tables_.split_scale * std::pow(measured / (tables_.split_scale * inter_.control_estimated), weight);
 }
 
-double Steering::stock() const
-{
-  return spent_ + saved(kinds_[0].effort, false) + saved(kinds_[1].effort, true);
-}
+double Steering::stock() const { return spent_ + saved(inter_, false) + saved(intra_, true); }
 
 bool Steering::control()
 {
-  Kind& kind = kinds_[layer_ == kSteeringIntra];
-  if (++kind.ctus < kind.next_control) return false;
+  if (layer_ == kSteeringIntra || ++ctus_ < next_control_) return false;
   // The golden ratio spreads them over the columns of CTUs.
-  const double n    = ++kind.controls;
-  kind.next_control = kind.ctus + kControlSpacing * (2 * n + 1) * (0.5 + std::fmod(0.618034 * n, 1.0));
+  const double n = ++controls_;
+  next_control_  = ctus_ + kControlSpacing * (2 * n + 1) * (0.5 + std::fmod(0.618034 * n, 1.0));
   return true;
 }
 
 double Steering::share() const
 {
   const double stock = this->stock();
-  if (!(spent_ > 0 && spent_ < stock)) return 1;
-  const float* line = tables_.calibration;
-  return 1 - share_of(line[0] + line[1] * (qp_ - kReferenceQp) + line[2] * logit(1 - spent_ / stock));
-}
-
-// The share of time by the virtual clock that corresponds to the target.
-double Steering::clock_share() const
-{
-  const float* line = tables_.calibration;
-  return 1 - share_of((logit(1 - target_) - line[0] - line[1] * (qp_ - kReferenceQp)) / line[2]);
+  return stock > 0 ? spent_ / stock : 1;
 }
 
 double Steering::prior_logit(int layer) const
@@ -169,9 +161,8 @@ double Steering::steer() const
   const double stretch = std::max(1.0, kShortest * gop / ahead);
   for (double& time : mix) time *= stretch;
   ahead *= stretch;
-  const double wanted = clock_share();
-  const double centre = solve(usual, (1 - wanted) * std::accumulate(usual.begin(), usual.end(), 0.0), true);
-  const double here   = solve(mix, (1 - wanted) * ahead + spent_ - wanted * stock(), false);
+  const double centre = solve(usual, (1 - target_) * std::accumulate(usual.begin(), usual.end(), 0.0), true);
+  const double here   = solve(mix, (1 - target_) * ahead + spent_ - target_ * stock(), false);
   return std::clamp(here, centre + kDown, centre + kUp);
 }
 
@@ -181,7 +172,7 @@ void Steering::end_picture(const Effort& effort)
   const double time  = spent(effort, intra);
   efforts_[size_t(layer_)].add(effort);
   if (time <= 0) return;
-  kinds_[intra].effort.add(effort);
+  (intra ? intra_ : inter_).add(effort);
   spent_ += time;
   const double rest     = saved(effort, intra);
   const double expected = prior_logit(layer_) + tables_.logit_slope * offset_;

@@ -3,8 +3,8 @@
 //
 // Time is a virtual clock, made of counts of the search, the model's own estimates of modes and constants of the
 // model file: equal input gives equal decisions. What a skipped split would have taken is estimated by the time
-// ensembles, and these are put right by control CTUs: a few in which nothing is skipped, so that the clock shows
-// what is.
+// ensembles, and these are put right by control CTUs of inter pictures: a few in which nothing is skipped, so that
+// the clock shows what is.
 #pragma once
 
 #include <array>
@@ -14,14 +14,14 @@
 
 namespace fastpart {
 
-// What the search did in pictures of a layer. Times in the unit of the time ensembles.
+// What the search did in pictures of a layer. Estimated times in the unit of the time ensembles.
 struct Effort {
   double pictures = 0;
   double nodes = 0, area = 0;                  // nodes searched, their luma samples
   double kept = 0;                             // estimated time of the modes that were asked about and tested
   double controls = 0;                         // control CTUs
   double control_estimated = 0;                // estimated time of the splits that would have been skipped there
-  double control_measured = 0;                 // what they took by the clock
+  double control_area = 0, control_kept = 0;   // their part of area and kept
   std::array<double, kGroups> skipped{};       // estimated time of what was skipped, by group
 
   void add(const Effort& other);
@@ -38,8 +38,6 @@ class Steering {
   // Is the next CTU of the picture a control CTU?
   bool   control();
 
-  // Time by the clock.
-  double spent(const Effort& effort, bool intra) const;
   const std::array<Effort, kSteeringLayers>& efforts() const { return efforts_; }
   // Estimated share of time taken so far.
   double share() const;
@@ -52,15 +50,12 @@ class Steering {
     int    remaining = 0;                      // pictures to come in this GOP
     bool   seen = false;
   };
-  struct Kind {                                // inter or intra pictures
-    double ctus = 0, controls = 0, next_control = 0;
-    Effort effort;
-  };
-
+  // Times by the clock. inter_search: of the search in inter pictures.
+  double inter_search(double area, double kept) const;
+  double spent(const Effort& effort, bool intra) const;
   double saved(const Effort& effort, bool intra) const;
-  double split_scale(bool intra) const;
+  double split_scale() const;                  // of the estimates of splits in inter pictures
   double stock() const;                        // time of all pictures so far without skips
-  double clock_share() const;
   double prior_logit(int layer) const;
   double prior_time(int layer) const;
   double common_error() const;
@@ -73,7 +68,8 @@ class Steering {
   double                spent_ = 0;
   double                qp_ = 32, offset_ = 0;
   int                   layer_ = kSteeringIntra;
-  std::array<Kind, 2>   kinds_;
+  double                ctus_ = 0, controls_ = 0, next_control_ = 0;     // of inter pictures
+  Effort                inter_, intra_;
   std::array<LayerState, kSteeringLayers> layers_;
   std::array<Effort, kSteeringLayers>     efforts_;
 };

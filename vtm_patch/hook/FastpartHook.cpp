@@ -280,9 +280,9 @@ void finish()
       if (effort.pictures > 0)
       {
         std::printf("fastpart: layer=%s pictures=%.0f nodes=%.0f area=%.0f kept=%.3f controls=%.0f control_estimated=%.3f"
-                    " control_measured=%.3f",
+                    " control_area=%.0f control_kept=%.3f",
                     layer_names[layer], effort.pictures, effort.nodes, effort.area, effort.kept, effort.controls,
-                    effort.control_estimated, effort.control_measured);
+                    effort.control_estimated, effort.control_area, effort.control_kept);
         for (int group = 0; group < fastpart::kGroups; group++)
         {
           std::printf(" skipped_%s=%.3f", fastpart::kGroupNames[group], effort.skipped[std::size_t(group)]);
