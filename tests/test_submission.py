@@ -14,7 +14,8 @@ from sweep_tools import libvvenc_template
 
 from fastpart import cli
 from fastpart.record import sha256_file
-from fastpart.timing.submission.factsheet import to_pdf
+from fastpart.timing.record import load_records
+from fastpart.timing.submission.factsheet import factsheet, to_pdf
 
 CORE = str(max(os.sched_getaffinity(0)))
 
@@ -82,6 +83,23 @@ def test_a_packed_submission_is_valid_and_complete(packed, verified, capsys):
     assert verdict["machine"]["cpu"] in sheet
     assert (packed / "factsheet.pdf").read_bytes().startswith(b"%PDF")
     assert (packed / "methodology.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_share_of_the_model_is_of_the_time_it_ran_in(verified):
+    """Also where an encode waited for its core; time stamps say nothing there."""
+    verdict = json.loads((verified / "verdict.json").read_text())
+    records = [record for record in load_records(verified).values() if record["variant"] == "entry"]
+    for record in records:
+        record["encode"]["counters"] = {
+            "decisions": 100, "seconds": 0.3, "share": 0.006, "cycles_per_decision": 3000,
+        }
+    sheet = factsheet(verdict, records, None)
+    assert "| Share of the model in the entry's time T1 | 0.60 % |" in sheet
+    assert "Time-stamp cycles" in sheet
+    records[0]["pairing"]["side_by_side"] = True
+    sheet = factsheet(verdict, records, None)
+    assert "T1 | 0.60 % |" in sheet
+    assert "Time-stamp cycles" not in sheet
 
 
 def test_a_missing_stream_is_found(packed, capsys):
