@@ -164,14 +164,15 @@ def fit_steering(observations: Sequence[Observation]) -> dict[str, list[float]]:
     inputs: dict[tuple[str, int], list[int]] = {}
     for index, one in enumerate(observations):
         inputs.setdefault((one.clip, one.intra_qp), []).append(index)
-    moved = [np.broadcast_to((log_kappa[same] - log_kappa[same].mean())[:, None], saved[same].shape)
-             for same in inputs.values()]
-    rose = [saved[same] - saved[same].mean(0) for same in inputs.values()]
-    x, y = (np.concatenate(parts).ravel() for parts in (moved, rose))
-    known = np.isfinite(y)
-    if not np.any(x[known]):
+    moved, rose = log_kappa.copy(), saved.copy()
+    for same in inputs.values():
+        moved[same] -= moved[same].mean()
+        rose[same] -= rose[same].mean(0)
+    known = np.isfinite(rose)
+    x, y = np.broadcast_to(moved[:, None], rose.shape)[known], rose[known]
+    if not x.any():
         raise FastpartError("steering: no clip observed at one QP and two kappas, wanted one; add cells to the recipe")
-    slope = float(x[known] @ y[known] / (x[known] @ x[known]))
+    slope = float(x @ y / (x @ x))
     tables["logit_slope"] = [slope]
     for name, values in (("skip_logit", saved - slope * log_kappa[:, None]), ("log_time", log_time)):
         tables[name] = []
