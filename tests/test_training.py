@@ -17,6 +17,10 @@ from fastpart.training.recipe import load_recipe
 from fastpart.training.steer import NEUTRAL
 
 
+#: Two cuts of one clip, and one of another.
+CLIPS = {"a": "train/x.mp4", "b": "train/x.mp4", "c": "train/y.mp4", "d": "train/z.mp4"}
+
+
 def synthetic(path, rows=6000, seed=1):
     """Questions whose loss grows with best_cost and whose time grows with log2_along."""
     random = np.random.default_rng(seed)
@@ -48,9 +52,9 @@ def synthetic(path, rows=6000, seed=1):
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fit")
-    paths = [synthetic(folder / f"{cut}_qp32.parquet", seed=i) for i, cut in enumerate("abc")]
-    options = fit.FitOptions(loss_trees=20, min_rows_in_leaf=20, holdout=("c",))
-    report = fit.fit(paths, folder / "m.fpm", folder / "m.json", options, {"recipe": "test"})
+    paths = [synthetic(folder / f"{cut}_qp32.parquet", seed=i) for i, cut in enumerate("abcd")]
+    options = fit.FitOptions(loss_trees=20, min_rows_in_leaf=20, holdout=("d",))
+    report = fit.fit(paths, CLIPS, folder / "m.fpm", folder / "m.json", options, {"recipe": "test"})
     return folder, paths, options, report
 
 
@@ -67,8 +71,35 @@ def test_fit_finds_what_was_planted(fitted):
 
 def test_fit_is_reproducible(fitted):
     folder, paths, options, _ = fitted
-    fit.fit(paths, folder / "again.fpm", folder / "again.json", options, {"recipe": "test"})
+    fit.fit(paths, CLIPS, folder / "again.fpm", folder / "again.json", options, {"recipe": "test"})
     assert (folder / "again.fpm").read_bytes() == (folder / "m.fpm").read_bytes()
+
+
+def test_unseen_clips_are_unseen(fitted, monkeypatch):
+    _, paths, options, report = fitted
+    rows = fit.load_group(paths, CLIPS, "mode", options)
+    seen = []
+
+    class Number:
+        def __init__(self, value):
+            self.value = value
+
+        def predict(self, features, raw_score):
+            return np.full(len(features), self.value)
+
+    def number_of_the_fit(training, _):
+        seen.append(set(training.clip))
+        return Number(len(seen)), Number(-len(seen))
+
+    monkeypatch.setattr(fit, "fit_group", number_of_the_fit)
+    predicted = fit.predict_unseen(rows, options)
+    assert set(predicted[0]) == {1, 2} and (predicted[1] == -predicted[0]).all()
+    for number, clips in enumerate(seen, 1):
+        assert not clips & set(rows.clip[predicted[0] == number])
+    assert fit.predict_unseen(rows.where(rows.clip == "train/x.mp4"), options) is None
+    entry = report["groups"]["mode"]
+    assert entry["unseen_clips"]["rows"] == entry["training_rows"]
+    assert 0.4 < entry["unseen_clips"]["predicted_over_actual_loss"] < 2
 
 
 def test_traces_without_a_loss_are_refused(tmp_path):
@@ -77,7 +108,7 @@ def test_traces_without_a_loss_are_refused(tmp_path):
     zeros = pa.array(np.zeros(len(table), np.float32))
     pq.write_table(table.set_column(table.column_names.index("loss"), "loss", zeros), path)
     with pytest.raises(FastpartError, match="without any loss"):
-        fit.fit([path], tmp_path / "m.fpm", tmp_path / "m.json", fit.FitOptions(), {})
+        fit.fit([path], CLIPS, tmp_path / "m.fpm", tmp_path / "m.json", fit.FitOptions(), {})
     assert not (tmp_path / "m.fpm").exists()
 
 

@@ -147,7 +147,7 @@ def run_fit(args: argparse.Namespace) -> int:
         "clips": sorted({cut["clip"] for cut in recipe.cuts}),
     }
     report = args.report or args.model.with_suffix(".json")
-    fit.fit(tables, args.model, report, options, metadata)
+    fit.fit(tables, {cut["name"]: cut["clip"] for cut in recipe.cuts}, args.model, report, options, metadata)
     print(f"{args.model}, {report}")
     return 0
 

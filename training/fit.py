@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -47,28 +48,32 @@ class FitOptions:
 
 @dataclass
 class Rows:
-    """Questions of one group: features (n, f) float32; the rest (n,)."""
+    """Questions of one group: features (n, f) float32; the rest (n,). clip: of the cut."""
 
     features: np.ndarray
     loss: np.ndarray
     cycles: np.ndarray
     weight: np.ndarray
     cut: np.ndarray
+    clip: np.ndarray
     candidate: np.ndarray
     columns: list[str] = field(repr=False)
 
     def where(self, mask: np.ndarray) -> Rows:
         return Rows(
             self.features[mask], self.loss[mask], self.cycles[mask], self.weight[mask],
-            self.cut[mask], self.candidate[mask], self.columns,
+            self.cut[mask], self.clip[mask], self.candidate[mask], self.columns,
         )
 
 
 LABELS = {"candidate_id", "on_path", "won", "policy_skip", "loss", "cycles", "weight", "poc"}
 
 
-def load_group(paths: list[Path], group: str, options: FitOptions) -> Rows:
-    """Rows of one group from Parquet files named CUT_qpQP.parquet, thinned to max_rows."""
+def load_group(paths: list[Path], clips: Mapping[str, str], group: str, options: FitOptions) -> Rows:
+    """Rows of one group from Parquet files named CUT_qpQP.parquet, thinned to max_rows.
+
+    clips: the clip of each cut.
+    """
     parts, share = [], 1.0
     total = sum(_count(path, group) for path in paths)
     if total > options.max_rows:
@@ -81,10 +86,11 @@ def load_group(paths: list[Path], group: str, options: FitOptions) -> Rows:
             table = table.filter(random.random(len(table)) < share)
         columns = [name for name in table.column_names if name not in LABELS]
         features = np.column_stack([table[name].to_numpy() for name in columns])
+        cut = path.stem.split("_qp")[0]
         parts.append(
             (
                 features.astype(np.float32), table["loss"].to_numpy(), table["cycles"].to_numpy(),
-                table["weight"].to_numpy(), np.full(len(table), path.stem.split("_qp")[0]),
+                table["weight"].to_numpy(), np.full(len(table), cut), np.full(len(table), clips[cut]),
                 table["candidate_id"].to_numpy(),
             )
         )
@@ -154,24 +160,32 @@ def fit_group(rows: Rows, options: FitOptions) -> tuple[lgb.Booster, lgb.Booster
     return loss, time
 
 
-def out_of_fold_bias(rows: Rows, options: FitOptions) -> float:
-    """ln of actual over predicted loss on cuts that the fit has not seen, by two folds of cuts.
+def predict(rows: Rows, loss: lgb.Booster, time: lgb.Booster) -> np.ndarray:
+    """ln of expected loss (bits) and of expected time (`CYCLES_PER_UNIT`) of each row: shape (2, n)."""
+    return np.stack([booster.predict(rows.features, raw_score=True) for booster in (loss, time)])
+
+
+def predict_unseen(rows: Rows, options: FitOptions) -> np.ndarray | None:
+    """As `predict`, by ensembles that have not seen the row's clip: two folds of clips. None for a single clip."""
+    clips = np.unique(rows.clip)
+    if len(clips) < 2:
+        return None
+    predicted = np.empty((2, len(rows.loss)))
+    for fold in (clips[::2], clips[1::2]):
+        unseen = np.isin(rows.clip, fold)
+        predicted[:, unseen] = predict(rows.where(unseen), *fit_group(rows.where(~unseen), options))
+    return predicted
+
+
+def loss_bias(rows: Rows, raw_loss: np.ndarray) -> float:
+    """ln of actual over predicted loss.
 
     Taken over the nine tenths of the questions with the lowest predictions, which are those that the
     policy may skip; the rare large losses of the last tenth would outweigh them all.
     """
-    cuts = np.unique(rows.cut)
-    if len(cuts) < 2:
-        return 0.0
-    predicted = actual = 0.0
-    for fold in (cuts[::2], cuts[1::2]):
-        unseen = np.isin(rows.cut, fold)
-        test = rows.where(unseen)
-        loss, _ = fit_group(rows.where(~unseen), options)
-        raw = loss.predict(test.features, raw_score=True)
-        low = raw <= np.quantile(raw, 0.9)
-        predicted += float(np.sum(np.exp(raw[low]) * test.weight[low]))
-        actual += float(np.sum(test.loss[low] * test.weight[low]))
+    low = raw_loss <= np.quantile(raw_loss, 0.9)
+    predicted = float(np.sum(np.exp(raw_loss[low]) * rows.weight[low]))
+    actual = float(np.sum(rows.loss[low] * rows.weight[low]))
     return float(np.log(actual / predicted)) if actual > 0 else 0.0
 
 
@@ -181,14 +195,15 @@ def add_bias(booster: lgb.Booster, bias: float) -> None:
         booster.set_leaf_output(0, leaf, booster.get_leaf_output(0, leaf) + bias)
 
 
-def evaluate(rows: Rows, loss: lgb.Booster, time: lgb.Booster) -> dict:
+def evaluate(rows: Rows, predicted: np.ndarray) -> dict:
     """How well the ranking loss/time trades: calibration and the share of time that can go at a share of the loss.
+
+    predicted: as `predict` gives it.
 
     `time_at_loss[s]`: share of all testing time in the questions with the lowest predicted loss per time that
     together hold the share s of all loss. Times nest, so it ranks models and does not predict a ratio.
     """
-    raw_loss = loss.predict(rows.features, raw_score=True)
-    raw_time = time.predict(rows.features, raw_score=True)
+    raw_loss, raw_time = predicted
     order = np.argsort(raw_loss - raw_time)
     lost = np.cumsum((rows.loss * rows.weight)[order])
     spent = np.cumsum((rows.cycles * rows.weight)[order].astype(np.float64))
@@ -217,27 +232,34 @@ def evaluate(rows: Rows, loss: lgb.Booster, time: lgb.Booster) -> dict:
     }
 
 
-def fit(paths: list[Path], model_path: Path, report_path: Path, options: FitOptions, metadata: dict) -> dict:
+def fit(
+    paths: list[Path], clips: Mapping[str, str], model_path: Path, report_path: Path, options: FitOptions,
+    metadata: dict,
+) -> dict:
     """Fit every group, write the model and its report; returns the report.
 
-    Cuts in options.holdout take no part in the fit and are what the report evaluates on.
+    clips: the clip of each cut. Cuts in options.holdout take no part in the fit; the report evaluates on them
+    too. Its evaluation of unseen clips is by two folds; the ensembles written are fitted to both.
     """
     boosters, report = {}, {"options": asdict(options), "files": [str(p.name) for p in paths], "groups": {}}
     columns: list[str] = []
     for group, weight in zip(GROUPS, options.log_group_weight, strict=True):
-        rows = load_group(paths, group, options)
+        rows = load_group(paths, clips, group, options)
         columns = rows.columns
         held = np.isin(rows.cut, options.holdout)
         training = rows.where(~held)
         boosters[group] = fit_group(training, options)
-        bias = out_of_fold_bias(training, options)
+        unseen = predict_unseen(training, options)
+        bias = 0.0 if unseen is None else loss_bias(training, unseen[0])
         add_bias(boosters[group][0], bias + weight)
         entry = {
             "training_rows": len(training.loss), "out_of_fold_bias": round(bias, 4),
-            "training": evaluate(training, *boosters[group]),
+            "training": evaluate(training, predict(training, *boosters[group])),
         }
+        if unseen is not None:
+            entry["unseen_clips"] = evaluate(training, unseen + [[bias + weight], [0]])
         if held.any():
-            entry["holdout"] = evaluate(rows.where(held), *boosters[group])
+            entry["holdout"] = evaluate(rows.where(held), predict(rows.where(held), *boosters[group]))
         gains = boosters[group][0].feature_importance("gain")
         top = np.argsort(-gains)[:20]
         entry["importance"] = {columns[i]: round(float(gains[i] / gains.sum()), 4) for i in top}
@@ -246,7 +268,7 @@ def fit(paths: list[Path], model_path: Path, report_path: Path, options: FitOpti
             for c in GROUPS[group]
         }
         report["groups"][group] = entry
-        shown = entry.get("holdout", entry["training"])
+        shown = entry.get("holdout") or entry.get("unseen_clips") or entry["training"]
         print(f"{group}: {len(training.loss)} rows, bias {bias:.2f}, time at loss {shown['time_at_loss']}, "
               f"predicted/actual {shown['predicted_over_actual_loss']}", file=sys.stderr, flush=True)
     tables = {
