@@ -16,7 +16,6 @@ from fastpart.training.dataset import CANDIDATES, read_trace
 from fastpart.training.recipe import load_recipe
 from fastpart.training.steer import NEUTRAL
 
-
 #: Two cuts of one clip, and one of another.
 CLIPS = {"a": "train/x.mp4", "b": "train/x.mp4", "c": "train/y.mp4", "d": "train/z.mp4"}
 
