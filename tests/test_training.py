@@ -16,7 +16,7 @@ from fastpart.training.dataset import CANDIDATES, read_trace
 from fastpart.training.recipe import load_recipe
 from fastpart.training.steer import NEUTRAL
 
-#: Two cuts of one clip, and one of another.
+#: Two cuts of one clip, and one each of two others.
 CLIPS = {"a": "train/x.mp4", "b": "train/x.mp4", "c": "train/y.mp4", "d": "train/z.mp4"}
 
 
@@ -76,7 +76,8 @@ def test_fit_is_reproducible(fitted):
 
 def test_unseen_clips_are_unseen(fitted, monkeypatch):
     _, paths, options, report = fitted
-    rows = fit.load_group(paths, CLIPS, "mode", options)
+    rows = fit.load_group(paths, "mode", options)
+    clip = np.array([CLIPS[cut] for cut in rows.cut])
     seen = []
 
     class Number:
@@ -87,15 +88,15 @@ def test_unseen_clips_are_unseen(fitted, monkeypatch):
             return np.full(len(features), self.value)
 
     def number_of_the_fit(training, _):
-        seen.append(set(training.clip))
+        seen.append({CLIPS[cut] for cut in training.cut})
         return Number(len(seen)), Number(-len(seen))
 
     monkeypatch.setattr(fit, "fit_group", number_of_the_fit)
-    predicted = fit.predict_unseen(rows, options)
+    predicted = fit.predict_unseen(rows, CLIPS, options)
     assert set(predicted[0]) == {1, 2} and (predicted[1] == -predicted[0]).all()
     for number, clips in enumerate(seen, 1):
-        assert not clips & set(rows.clip[predicted[0] == number])
-    assert fit.predict_unseen(rows.where(rows.clip == "train/x.mp4"), options) is None
+        assert not clips & set(clip[predicted[0] == number])
+    assert fit.predict_unseen(rows.where(clip == "train/x.mp4"), CLIPS, options) is None
     entry = report["groups"]["mode"]
     assert entry["unseen_clips"]["rows"] == entry["training_rows"]
     assert 0.4 < entry["unseen_clips"]["predicted_over_actual_loss"] < 2

@@ -48,32 +48,28 @@ class FitOptions:
 
 @dataclass
 class Rows:
-    """Questions of one group: features (n, f) float32; the rest (n,). clip: of the cut."""
+    """Questions of one group: features (n, f) float32; the rest (n,)."""
 
     features: np.ndarray
     loss: np.ndarray
     cycles: np.ndarray
     weight: np.ndarray
     cut: np.ndarray
-    clip: np.ndarray
     candidate: np.ndarray
     columns: list[str] = field(repr=False)
 
     def where(self, mask: np.ndarray) -> Rows:
         return Rows(
             self.features[mask], self.loss[mask], self.cycles[mask], self.weight[mask],
-            self.cut[mask], self.clip[mask], self.candidate[mask], self.columns,
+            self.cut[mask], self.candidate[mask], self.columns,
         )
 
 
 LABELS = {"candidate_id", "on_path", "won", "policy_skip", "loss", "cycles", "weight", "poc"}
 
 
-def load_group(paths: list[Path], clips: Mapping[str, str], group: str, options: FitOptions) -> Rows:
-    """Rows of one group from Parquet files named CUT_qpQP.parquet, thinned to max_rows.
-
-    clips: the clip of each cut.
-    """
+def load_group(paths: list[Path], group: str, options: FitOptions) -> Rows:
+    """Rows of one group from Parquet files named CUT_qpQP.parquet, thinned to max_rows."""
     parts, share = [], 1.0
     total = sum(_count(path, group) for path in paths)
     if total > options.max_rows:
@@ -86,11 +82,10 @@ def load_group(paths: list[Path], clips: Mapping[str, str], group: str, options:
             table = table.filter(random.random(len(table)) < share)
         columns = [name for name in table.column_names if name not in LABELS]
         features = np.column_stack([table[name].to_numpy() for name in columns])
-        cut = path.stem.split("_qp")[0]
         parts.append(
             (
                 features.astype(np.float32), table["loss"].to_numpy(), table["cycles"].to_numpy(),
-                table["weight"].to_numpy(), np.full(len(table), cut), np.full(len(table), clips[cut]),
+                table["weight"].to_numpy(), np.full(len(table), path.stem.split("_qp")[0]),
                 table["candidate_id"].to_numpy(),
             )
         )
@@ -165,14 +160,18 @@ def predict(rows: Rows, loss: lgb.Booster, time: lgb.Booster) -> np.ndarray:
     return np.stack([booster.predict(rows.features, raw_score=True) for booster in (loss, time)])
 
 
-def predict_unseen(rows: Rows, options: FitOptions) -> np.ndarray | None:
-    """As `predict`, by ensembles that have not seen the row's clip: two folds of clips. None for a single clip."""
-    clips = np.unique(rows.clip)
-    if len(clips) < 2:
+def predict_unseen(rows: Rows, clips: Mapping[str, str], options: FitOptions) -> np.ndarray | None:
+    """As `predict`, by ensembles that have not seen the row's clip: two folds of clips. None for a single clip.
+
+    clips: the clip of each cut.
+    """
+    cuts = np.unique(rows.cut)
+    names = sorted({clips[cut] for cut in cuts})
+    if len(names) < 2:
         return None
     predicted = np.empty((2, len(rows.loss)))
-    for fold in (clips[::2], clips[1::2]):
-        unseen = np.isin(rows.clip, fold)
+    for fold in (names[::2], names[1::2]):
+        unseen = np.isin(rows.cut, [cut for cut in cuts if clips[cut] in fold])
         predicted[:, unseen] = predict(rows.where(unseen), *fit_group(rows.where(~unseen), options))
     return predicted
 
@@ -244,12 +243,12 @@ def fit(
     boosters, report = {}, {"options": asdict(options), "files": [str(p.name) for p in paths], "groups": {}}
     columns: list[str] = []
     for group, weight in zip(GROUPS, options.log_group_weight, strict=True):
-        rows = load_group(paths, clips, group, options)
+        rows = load_group(paths, group, options)
         columns = rows.columns
         held = np.isin(rows.cut, options.holdout)
         training = rows.where(~held)
         boosters[group] = fit_group(training, options)
-        unseen = predict_unseen(training, options)
+        unseen = predict_unseen(training, clips, options)
         bias = 0.0 if unseen is None else loss_bias(training, unseen[0])
         add_bias(boosters[group][0], bias + weight)
         entry = {
@@ -259,7 +258,8 @@ def fit(
         if unseen is not None:
             entry["unseen_clips"] = evaluate(training, unseen + [[bias + weight], [0]])
         if held.any():
-            entry["holdout"] = evaluate(rows.where(held), predict(rows.where(held), *boosters[group]))
+            holdout = rows.where(held)
+            entry["holdout"] = evaluate(holdout, predict(holdout, *boosters[group]))
         gains = boosters[group][0].feature_importance("gain")
         top = np.argsort(-gains)[:20]
         entry["importance"] = {columns[i]: round(float(gains[i] / gains.sum()), 4) for i in top}
