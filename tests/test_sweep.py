@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -409,6 +410,39 @@ def test_slurm_gives_the_bitstreams_of_the_local_run_though_all_is_killed(tmp_pa
     assert sweep("run", grid, "--out", local, "--cores", CORE).returncode == 0
     assert len(results(out)) == 12
     assert results(out) == results(local)
+
+
+def test_slurm_measures_times_on_nodes_of_their_own_and_cancels(tmp_path, slurm):
+    encoders = libvvenc_encoder("a", "slow") + libvvenc_encoder("b")
+    grid = write_grid(tmp_path, encoders, clips=2, frames=9, qps=(22, 27, 32, 37),
+                      more='purpose = "time"\n[slurm]\npartition = "test"\nmem_gb = 0.1\n')
+    out = tmp_path / "out"
+
+    def queue(state: str) -> list[str]:
+        return subprocess.run(["squeue", "--noheader", "--array", f"--states={state}", "--format=%h"],
+                              check=True, capture_output=True, text=True, env=slurm.env).stdout.split()
+
+    driver = Driver("run", grid, "--out", out, "--executor", "slurm", env=slurm.env)
+    driver.until(lambda: done(out) >= 2)
+    driver.until(lambda: queue("running") and queue("pending"))
+    # A point is one job; the node has more cores than one.
+    assert queue("running") == ["NO"], "not shared with another job"
+    cancelled = sweep("cancel", out, env=slurm.env)
+    assert cancelled.returncode == 0, cancelled.stderr
+    assert driver.end()[0] == 130
+    until = time.monotonic() + 60
+    while queue("running,pending,completing") and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not queue("running,pending,completing") and not workers(out)
+    assert done(out) < 16
+
+    resumed = sweep("resume", out, env=slurm.env)
+    assert resumed.returncode == 0, resumed.stderr
+    pairs = {}
+    for (sequence, qp, encoder, _), record in records_of(out).items():
+        pairs.setdefault((sequence, qp), {})[encoder] = record["pairing"]
+    assert len(pairs) == 8
+    assert all(pair["a"] == pair["b"] is not None for pair in pairs.values())
 
 
 def test_no_slurm_is_said(tmp_path):
