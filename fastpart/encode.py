@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fastpart.errors import FastpartError
 from fastpart.media import Clip, open_clip, parse_size
+from fastpart.presets import preset_file, read_cfg, resulting
 from fastpart.record import encode_record, write_json_atomic
 from fastpart.vtm import (
     EncodeResult,
@@ -58,9 +59,9 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
         "the encoder's log OUT.log.",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("input", metavar="INPUT", help="raw .yuv, .y4m, or any file ffmpeg reads")
-    parser.add_argument("-o", "--output", metavar="OUT.266", required=True, help="bitstream to write")
-    parser.add_argument("--qp", type=int, required=True, help="base QP, 0 to 63")
+    parser.add_argument("input", metavar="INPUT", nargs="?", help="raw .yuv, .y4m, or any file ffmpeg reads")
+    parser.add_argument("-o", "--output", metavar="OUT.266", help="bitstream to write")
+    parser.add_argument("--qp", type=int, help="base QP, 0 to 63")
     clip = parser.add_argument_group("input")
     clip.add_argument("--size", metavar="WxH", help="picture size of a .yuv (default: from its name)")
     clip.add_argument("--fps", metavar="RATE", help="60 or 30000/1001 (default: the file's own)")
@@ -79,6 +80,10 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
                          "23.2/cfg (default: $FASTPART_VTM_HOME or ~/.cache/fastpart/vtm)")
     encoder.add_argument("--cfg", action="append", metavar="CFG", help="file of the cfg folder, or a "
                          f"path; repeatable (default: {DEFAULT_CFG})")
+    encoder.add_argument("--preset", metavar="NAME", help="a measured operating point, after the cfg files; it "
+                         "alone decides whether the predictor runs, unless --target-ratio or --kappa is given")
+    encoder.add_argument("--print-config", action="store_true", help="print every VTM option that results, and "
+                         "encode nothing")
     encoder.add_argument("--option", action="append", default=[], metavar="KEY=VALUE",
                          help="passed to VTM as --KEY=VALUE; repeatable")
     encoder.add_argument("--intra-period", type=int, metavar="N",
@@ -98,15 +103,21 @@ def run(args: argparse.Namespace) -> int:
     The bitstream appears under its name when complete, and the record after it: where there
     is a record, its bitstream is there too. Raises FastpartError for anything to mend.
     """
-    if not 0 <= args.qp <= 63:
-        raise FastpartError(f"--qp {args.qp}: wanted 0 to 63")
     options = _vtm_options(args)
     home = VtmHome.find(args.vtm_home)
+    if args.print_config:
+        for name, value, origin in resulting(_cfg_files(home, args), options):
+            print(f"{name:30}: {value:40} # {origin}")
+        return 0
+    if args.input is None or args.output is None or args.qp is None:
+        raise FastpartError("encode: INPUT, -o OUT.266 and --qp are wanted")
+    if not 0 <= args.qp <= 63:
+        raise FastpartError(f"--qp {args.qp}: wanted 0 to 63")
     variant = "stock" if args.stock else "patched"
     encoder = home.encoder(variant)
     if variant == "patched":
         binary_info(encoder).require_fastpart()
-    cfg_files = [home.cfg(name) for name in args.cfg or [DEFAULT_CFG]]
+    cfg_files = _cfg_files(home, args)
     if args.model and not Path(args.model).is_file():
         raise FastpartError(f"{args.model}: no such model file; check --model")
 
@@ -160,6 +171,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _cfg_files(home: VtmHome, args: argparse.Namespace) -> list[Path]:
+    """Configuration files in the order in which the encoder reads them."""
+    files = [home.cfg(name) for name in args.cfg or [DEFAULT_CFG]]
+    return [*files, preset_file(args.preset)] if args.preset else files
+
+
 def _vtm_options(args: argparse.Namespace) -> dict[str, object]:
     """VTM options of the command line, by name."""
     options: dict[str, object] = {}
@@ -169,9 +186,13 @@ def _vtm_options(args: argparse.Namespace) -> dict[str, object]:
         raise FastpartError(
             "--stock: runs without the predictor; leave out --target-ratio, --kappa and --model"
         )
+    learned = args.preset and any(name.startswith("FastPart") for name in read_cfg(preset_file(args.preset)))
+    if args.stock and learned:
+        raise FastpartError(f"--stock: preset {args.preset} wants the predictor; leave out one of them")
     if not args.stock:
-        options["FastPart"] = 1
-        options |= speed_options(args.kappa, args.target_ratio)
+        speed = speed_options(args.kappa, args.target_ratio)
+        if speed or not args.preset:
+            options |= {"FastPart": 1, **speed}
         if args.model:
             options["FastPartModel"] = args.model
     for text in args.option:

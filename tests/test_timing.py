@@ -22,6 +22,8 @@ from fastpart.timing.paired import run_plan
 from fastpart.timing.plan import load_plan
 from fastpart.timing.record import SCHEMA, load_records
 from fastpart.timing.table import RATE_WINDOW, Row, build_table, to_json, to_markdown, to_tsv
+from fastpart.training.command import DEFAULT_RECIPE
+from fastpart.training.recipe import load_recipe
 from fastpart.vtm import VERSION, VtmHome
 
 PLAN = """
@@ -154,14 +156,10 @@ def test_the_bundled_plan_is_the_configuration_front_and_the_predictor():
 
 
 def test_the_bundled_plan_measures_what_the_recipe_trains_for():
-    try:
-        import tomllib
-    except ModuleNotFoundError:
-        import tomli as tomllib
-    from importlib.resources import files
-
-    recipe = tomllib.loads((files("fastpart.training") / "recipes" / "default.toml").read_text())
-    assert load_plan("main").variants["reduced"].options == recipe["options"]["reduced"]
+    recipe = load_recipe(DEFAULT_RECIPE)
+    assert load_plan("main").variants["reduced"].options == recipe.round("policy-reduced").options
+    assert recipe.round("policy-reduced").options["MTS"] == "4"
+    assert recipe.round("random").options == {}
 
 
 @pytest.mark.parametrize(

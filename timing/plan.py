@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fastpart.encode import OWN_OPTIONS
 from fastpart.errors import FastpartError
+from fastpart.presets import preset_file, read_cfg
 from fastpart.vtm import VARIANTS
 
 #: Plans that come with the package, named without their suffix.
@@ -28,7 +29,7 @@ RESERVED_OPTIONS = {
 del RESERVED_OPTIONS["FastPart"]
 
 _PLAN_KEYS = {"cuts", "qps", "intra_period", "anchor", "variant"}
-_VARIANT_KEYS = {"binary", "base", "options", "model", "kappa", "target_ratio"}
+_VARIANT_KEYS = {"binary", "base", "preset", "options", "model", "kappa", "target_ratio"}
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,11 @@ def _variant(path: Path, name: str, entry: dict, before: dict[str, Variant]) -> 
         raise FastpartError(f"{path}: {what}: binary = {binary!r}, wanted {' or '.join(VARIANTS)}")
     if base is not None and base not in before:
         raise FastpartError(f"{path}: {what}: base = {base!r}, wanted a variant above it")
-    options = {**(before[base].options if base else {}), **entry.get("options", {})}
+    options = {
+        **(before[base].options if base else {}),
+        **(read_cfg(preset_file(entry["preset"])) if "preset" in entry else {}),
+        **entry.get("options", {}),
+    }
     for option, value in options.items():
         if option in RESERVED_OPTIONS:
             instead = RESERVED_OPTIONS[option]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastpart.errors import FastpartError
+from fastpart.presets import preset_file, read_cfg
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,6 @@ def load_recipe(path: str | Path) -> Recipe:
                 )
         rounds = {}
         for entry in data["round"]:
-            base = entry.get("options_from")
             cells = [
                 Cell(cut, qp, entry["seed"] + 100 * index)
                 for index, cut in enumerate(cuts)
@@ -97,7 +97,7 @@ def load_recipe(path: str | Path) -> Recipe:
                 entry["policy"],
                 entry.get("explore_skip", 0.0),
                 entry.get("explore_keep", 0.0),
-                dict(data["options"][base]) if base else {},
+                read_cfg(preset_file(entry["preset"])) if "preset" in entry else {},
                 cells,
             )
     except KeyError as error:
