@@ -51,22 +51,22 @@ void bind_session(py::module_& module)
            },
            py::arg("qp"), py::arg("temporal_id"), py::arg("intra"), py::arg("log_kappa") = 0.0)
       .def("end_picture",
-           [](OwnSteering& own, double nodes, double area, double kept, const std::array<double, kGroups>& skipped,
-              const std::array<double, 4>& control) {
+           [](OwnSteering& own, double nodes, const std::array<double, kGroups>& skipped,
+              const std::array<double, 3>& control, bool filtered) {
              Effort effort;
              effort.pictures = 1;
+             effort.filtered = filtered;
              effort.nodes    = nodes;
-             effort.area     = area;
-             effort.kept     = kept;
              effort.skipped  = skipped;
              effort.controls = control[0];
              effort.control_estimated = control[1];
-             effort.control_area      = control[2];
-             effort.control_kept      = control[3];
+             effort.control_nodes     = control[2];
              own.steering.end_picture(effort);
            },
-           py::arg("nodes"), py::arg("area"), py::arg("kept"), py::arg("skipped"), py::arg("control") = std::array<double, 4>{})
-      .def("control", [](OwnSteering& own) { return own.steering.control(); })
+           py::arg("nodes"), py::arg("skipped"), py::arg("control") = std::array<double, 3>{},
+           py::arg("filtered") = true)
+      .def("control", [](OwnSteering& own, double estimated) { return own.steering.control(estimated); },
+           py::arg("estimated"))
       .def("share", [](const OwnSteering& own) { return own.steering.share(); });
 
   py::class_<Session>(module, "Session", "Follows one encode; see engine/session.hpp for the order of calls.")
@@ -131,8 +131,8 @@ void bind_session(py::module_& module)
       .def("controls", [](const Session& session) {
         Effort all;
         if (session.steering()) for (const Effort& effort : session.steering()->efforts()) all.add(effort);
-        return py::make_tuple(all.controls, all.control_estimated, all.control_area, all.control_kept);
-      }, "Control CTUs of pictures that ended: number, and of what is skipped elsewhere estimated time, area, kept.");
+        return py::make_tuple(all.controls, all.control_estimated, all.control_nodes);
+      }, "Controls in pictures that ended: number, and of all that they stand for estimated time and nodes.");
 
   py::class_<PictureStats>(module, "PictureStats", "Sums over blocks of a luma plane.")
       .def(py::init([](const LumaArray& luma) {

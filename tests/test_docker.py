@@ -95,7 +95,8 @@ def test_the_container_encodes_what_the_encoder_does(image, tmp_path):
     clip = write_clip(clips / "Ramp_64x64_30.yuv", frames=2)
     # Its own limits: an engine's defaults may be more than this host lets it set.
     run = [engine, "run", "--rm", "--read-only", "--network=none", "--cap-drop=all",
-           "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024", "-v", f"{clips}:/in:ro", "-v", f"{out}:/out", "-e", "QPS=37", "fastpart-scheme"]
+           "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024", "-v", f"{clips}:/in:ro",
+           "-v", f"{out}:/out", "-e", "QPS=37", "fastpart-scheme"]
     ended = subprocess.run(run, check=False, capture_output=True, text=True)
     if "OCI runtime" in ended.stderr or "crun:" in ended.stderr or "runc" in ended.stderr:
         pytest.skip(f"{MISSING}a container engine that works here: {ended.stderr.strip()[-200:]}")

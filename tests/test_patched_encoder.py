@@ -88,7 +88,7 @@ def test_on_is_deterministic_faster_and_conforms(patched_vtm, tmp_path, bit_dept
 
 
 def test_kappa_trades_speed(patched_vtm, tmp_path):
-    clip = write_clip(tmp_path / "Clip_256x128_30.yuv", 256, 128, frames=2)  # one CTU is a control CTU
+    clip = write_clip(tmp_path / "Clip_256x128_30.yuv", 256, 128, frames=2)
 
     def asked(kappa):
         result, *_ = encode(

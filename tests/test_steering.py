@@ -13,8 +13,8 @@ from fastpart.training.steer import LAYERS, Observation, errors, estimate, fit_s
 #: TId of the pictures of a GOP of 32 in coding order.
 GOP = [0, 1, 2, 3, 4, 5, 5, 4, 5, 5, 3, 4, 5, 5, 4, 5, 5, 2, 3, 4, 5, 5, 4, 5, 5, 3, 4, 5, 5, 4, 5, 5]
 TABLES = {
-    "picture_time": [1100.0], "area_time": [0.001], "area_slope": [-0.06], "kept_scale": [1.3], "node_time": [0.25],
-    "split_scale": [1.5], "split_scale_controls": [4.0], "saved_scale": [0.6, 0.8],
+    "picture_time": [1100.0], "node_time": [0.4, 0.25], "filter_time_saved": [300.0],
+    "split_scale": [1.5, 0.8], "split_scale_controls": [40.0, 40.0], "saved_scale": [0.6, 0.8],
     "skip_logit": [0.2, 0, 0.1, 0, -0.2, -0.01, -0.1, -0.02, 0, 0, 0.1, 0, -1.7, -0.02],
     "log_time": [10.7, 0, 10.5, 0, 10.3, 0, 9.9, 0, 9.5, 0, 9.3, 0, 11.5, 0],
     "logit_slope": [1.4],
@@ -29,30 +29,28 @@ def logistic(x):
     return 1 / (1 + math.exp(-x))
 
 
-def plant(layer, log_kappa, deviation, time, bias=0.0, controls=0, qp=32, modes=0.0):
+def plant(layer, log_kappa, deviation, time, bias=0.0, controls=0):
     """What the engine counts in a picture, all time in nodes and skipped splits; spent and saved time.
 
-    bias: ln of what the estimates of splits are wrong by; so many control CTUs show it. modes: their share of
-    the search's time.
+    The saved time is of splits and of filtering. bias: ln of what the estimates of splits are wrong by; so many
+    controls show it.
     """
     intra = layer == 6
     share = logistic(TABLES["skip_logit"][2 * layer] + 1.4 * log_kappa + deviation)
     stock = time * math.exp(TABLES["log_time"][2 * layer])
     spent, saved = stock * (1 - share), stock * share
-    if intra:
-        estimated = saved / TABLES["saved_scale"][1]
-        effort = {"nodes": spent / TABLES["node_time"][0], "area": 0.0, "kept": 0.0, "control": [0.0] * 4}
-    else:
-        search = max(spent - TABLES["picture_time"][0], 0.0)
-        spent = search + TABLES["picture_time"][0]
-        sample = TABLES["area_time"][0] * math.exp(TABLES["area_slope"][0] * (qp - 32))
-        unscaled = saved / TABLES["saved_scale"][0]
-        estimated = unscaled / TABLES["split_scale"][0] * math.exp(bias)
-        effort = {
-            "nodes": 0.0, "area": (1 - modes) * search / sample, "kept": modes * search / TABLES["kept_scale"][0],
-            "control": [controls, 0.02 * estimated * controls, 0.02 * unscaled * controls / sample, 0.0],
-        }
-    return {**effort, "skipped": [estimated, 0.0, 0.0, 0.0]}, spent, saved
+    search = spent if intra else max(spent - TABLES["picture_time"][0], 0.0)
+    spent = search if intra else search + TABLES["picture_time"][0]
+    node_time = TABLES["node_time"][intra]
+    unscaled = saved / TABLES["saved_scale"][intra]
+    estimated = unscaled / TABLES["split_scale"][intra] * math.exp(bias)
+    part = 0.001 * controls
+    effort = {
+        "nodes": search / node_time,
+        "skipped": [0.0, estimated, 0.0, 0.0] if intra else [estimated, 0.0, 0.0, 0.0],
+        "control": [controls, part * estimated, part * unscaled / node_time],
+    }
+    return effort, spent, saved + TABLES["filter_time_saved"][0]
 
 
 def encode(target, deviation, gops, qp=32, bias=0.0, controls=0):
@@ -67,7 +65,7 @@ def encode(target, deviation, gops, qp=32, bias=0.0, controls=0):
         layer = 6 if picture == 0 else tid
         knob = steering.begin_picture(qp, tid, layer == 6)
         knobs.append(knob)
-        effort, time, saved = plant(layer, knob, deviation(picture, layer), 1.0, bias, controls, qp)
+        effort, time, saved = plant(layer, knob, deviation(picture, layer), 1.0, bias, controls)
         steering.end_picture(**effort)
         spent += time
         stock += time + saved
@@ -96,11 +94,11 @@ def test_a_change_of_content_is_made_up():
     assert ratio == pytest.approx(0.6, abs=0.01)
 
 
-def test_control_ctus_put_the_estimates_right():
-    """Estimates wrong by a factor of 1.8 mislead, unless control CTUs show it."""
+def test_controls_put_the_estimates_right():
+    """Estimates wrong by a factor of 1.8 mislead, unless controls show it."""
     for bias in (-0.6, 0.6):
         misled, _ = encode(0.6, lambda *_: 0.0, 4, bias=bias)
-        told, _ = encode(0.6, lambda *_: 0.0, 4, bias=bias, controls=1)
+        told, _ = encode(0.6, lambda *_: 0.0, 4, bias=bias, controls=20)
         assert abs(misled - 0.6) > 0.06
         assert told == pytest.approx(0.6, abs=0.025)
 
@@ -111,17 +109,20 @@ def test_an_incredible_picture_does_not_stop_the_others():
     assert min(misled) > usual[0] - 0.8
 
 
-def test_control_ctus_are_rare_and_everywhere():
+def test_controls_get_rare_and_stand_for_all():
+    """Of splits whose times spread over four decades, in intra and in inter pictures apart."""
     steering = _engine.Steering(flat(TABLES), 0.6)
-    columns = []
-    for picture in range(33):
-        steering.begin_picture(32, 0, picture == 0)
-        found = [steering.control() for _ in range(8)]
-        assert picture or not any(found), "intra pictures have none"
-        columns += [ctu for ctu in range(8) if found[ctu]]
-        steering.end_picture(**plant(0, 0.0, 0.0, 1.0)[0])
-    assert 8 <= len(columns) <= 16
-    assert len(set(columns)) >= 4
+    random = np.random.default_rng(1)
+    for intra in (True, False):
+        steering.begin_picture(32, 0, intra)
+        times = np.exp(random.normal(0, 1.5, 20000))
+        weights = np.array([steering.control(time) for time in times])
+        taken = weights > 0
+        assert weights.sum() == pytest.approx(len(times), rel=0.15)
+        assert weights @ times == pytest.approx(times.sum(), rel=0.15)
+        assert 50 < taken[10000:].sum() < taken[:10000].sum() < 400
+        assert times[taken].mean() > 1.5 * times.mean(), "what takes long teaches most"
+        steering.end_picture(**plant(6 if intra else 0, 0.0, 0.0, 1.0)[0])
 
 
 def test_the_knob_stays_calm():
@@ -158,11 +159,8 @@ def observations():
             efforts, stock_s, user_s = [], np.zeros(2), np.zeros(2)
             noise, drift = random.normal(0, 0.01, 2), random.normal(0, 0.01)
             for layer in range(len(LAYERS)):
-                effort, time, skipped = plant(
-                    layer, math.log(kappa), common, times[layer], bias, 2, qp, random.uniform(0.2, 0.6)
-                )
-                efforts.append([1, *(effort[name] for name in ("nodes", "area", "kept")), *effort["control"],
-                                *effort["skipped"]])
+                effort, time, skipped = plant(layer, math.log(kappa), common, times[layer], bias, 20)
+                efforts.append([1, 1, effort["nodes"], *effort["control"], *effort["skipped"]])
                 kind = int(layer == 6)
                 stock_s[kind] += (time + skipped) * 3e-4 * (1 + drift)
                 user_s[kind] += time * 3e-4 * (1 + drift) * (1 + noise[kind])
@@ -179,15 +177,15 @@ def test_the_fit_finds_the_clock():
     assert max(abs(estimate(one, tables) - one.ratio) for one in world) < 0.03
     assert np.sqrt(np.mean(np.square(errors(world)))) < 0.02
     assert tables["logit_slope"][0] == pytest.approx(1.4, abs=0.1)
-    assert tables["split_scale_controls"][0] <= 4, "control CTUs tell all that differs between these clips"
+    assert max(tables["split_scale_controls"]) <= 30, "controls tell all that differs between these clips"
 
     # The engine counts as the fit does: of a clip that deviates, it comes to what lies between.
     steering = _engine.Steering(flat(tables), 0.0)
     one = world[0]
     for layer in (6, 0, 1, 2, 3, 4, 5):
         steering.begin_picture(one.intra_qp, layer % 6, layer == 6)
-        _, nodes, area, kept, *rest = one.efforts[layer]
-        steering.end_picture(nodes, area, kept, rest[4:], rest[:4])
+        _, _, nodes, *rest = one.efforts[layer]
+        steering.end_picture(nodes, rest[3:], rest[:3])
     assert steering.share() == pytest.approx(estimate(one, tables), abs=1e-5)
 
 

@@ -29,8 +29,8 @@ class FitOptions:
     three come from measured rate and PSNR of training clips.
     """
 
-    loss_trees: int = 24
-    time_trees: int = 8
+    loss_trees: int = 20
+    time_trees: int = 4
     leaves: int = 32
     learning_rate: float = 0.35
     time_learning_rate: float = 0.5

@@ -2,14 +2,14 @@
 
 Each cell is encoded without skips and at its fixed kappa, side by side on one core. The efforts that the
 engine counts (fastpart/engine/steering.hpp) and the user times say what the search takes, what share of it is
-really saved when the clock shows one, what share each layer saves on average, and how far control CTUs are
+really saved when the clock shows one, what share each layer saves on average, and how far controls are
 to be believed.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-import math
 import os
 import sys
 import threading
@@ -38,21 +38,21 @@ LAYERS = ("tid0", "tid1", "tid2", "tid3", "tid4", "tid5", "intra")
 REFERENCE_QP = 32
 
 _EFFORT = (
-    "pictures", "nodes", "area", "kept", "controls", "control_estimated", "control_area", "control_kept",
+    "pictures", "filtered", "nodes", "controls", "control_estimated", "control_nodes",
     *(f"skipped_{group}" for group in GROUPS),
 )
-_SPLITS = [f"skipped_{group}" for group in GROUPS if group != "mode"]
+#: Layers and splits of inter and of intra pictures.
 _INTER, _INTRA = range(6), range(6, 7)
+_SPLITS = ("skipped_split_inter", "skipped_split_intra")
 
-#: Tables of a model whose own are yet to be found: with them the engine counts and has control CTUs.
+#: Tables of a model whose own are yet to be found: with them the engine counts and has controls.
 NEUTRAL = {
-    "picture_time": [0.0], "area_time": [0.0], "area_slope": [0.0], "kept_scale": [1.0], "node_time": [0.0],
-    "split_scale": [1.0], "split_scale_controls": [1.0], "saved_scale": [1.0, 1.0],
+    "picture_time": [0.0], "node_time": [1.0] * 2, "filter_time_saved": [0.0],
+    "split_scale": [1.0] * 2, "split_scale_controls": [1.0] * 2, "saved_scale": [1.0] * 2,
     "skip_logit": [0.0] * 14, "log_time": [0.0] * 14, "logit_slope": [1.0],
 }
-#: Candidates for `area_slope`, and for `split_scale_controls`, of which the last is as good as no control CTUs.
-_AREA_SLOPES = np.arange(-0.2, 0.005, 0.01)
-_CONTROLS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 1000.0)
+#: Candidates for `split_scale_controls`, of which the last is as good as no controls.
+_CONTROLS = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 1e6)
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def fit_steering(observations: Sequence[Observation]) -> dict[str, list[float]]:
 def _fit_clock(observations: Sequence[Observation]) -> dict[str, list[float]]:
     """The clock's tables; the others of `NEUTRAL`.
 
-    `split_scale_controls` is the one of `_CONTROLS` with the least error of the ratio on clips left out.
+    `split_scale_controls` are those of `_CONTROLS` with the least error of the ratio on clips left out.
     """
     for name, found, wanted in (
         ("clips", {one.clip for one in observations}, 3), ("QPs", {one.intra_qp for one in observations}, 2),
@@ -197,7 +197,7 @@ def _fit_clock(observations: Sequence[Observation]) -> dict[str, list[float]]:
             )
     searches = {clip: _search_tables(some) for clip, some in _others(observations).items()}
     controls = min(
-        _CONTROLS,
+        itertools.product(_CONTROLS, repeat=2),
         key=lambda controls: np.square(_left_out(
             observations, lambda some, clip: _clock_tables(some, searches[clip], controls)
         )).sum(),
@@ -206,53 +206,54 @@ def _fit_clock(observations: Sequence[Observation]) -> dict[str, list[float]]:
 
 
 def _search_tables(observations: Sequence[Observation]) -> dict[str, list[float]]:
-    """What pictures and the search take: least squares of the relative error of the user times.
-
-    At low QPs the tests that nobody is asked about take longer; the estimates of modes know it.
-    """
+    """What pictures and nodes take: least squares of the relative error of the user times."""
     inter, intra = np.array([one.user_s for one in observations]).T
-    pictures, area, kept = (
-        np.array([one.count(name, _INTER) for one in observations]) for name in ("pictures", "area", "kept")
-    )
-    qp = np.array([one.qp for one in observations])
-    fits = []
-    for slope in _AREA_SLOPES:
-        columns = np.stack([pictures, area * np.exp(slope * qp), kept], 1)
-        scale = columns.max(0)
-        times, error = nnls(columns / scale / inter[:, None], np.ones(len(inter)))
-        fits.append((error, float(slope), (times / scale).tolist()))
-    _, slope, (picture_time, area_time, kept_scale) = min(fits)
+    columns = np.stack([[one.count(name, _INTER) for one in observations] for name in ("pictures", "nodes")], 1)
+    scale = columns.max(0)
+    (picture_time, node_time), _ = nnls(columns / scale / inter[:, None], np.ones(len(inter)))
     nodes = np.array([one.count("nodes", _INTRA) for one in observations])
     return {
-        "picture_time": [picture_time], "area_time": [area_time], "area_slope": [slope],
-        "kept_scale": [kept_scale], "node_time": [float(np.exp(np.log(intra / nodes).mean()))],
+        "picture_time": [float(picture_time / scale[0])],
+        "node_time": [float(node_time / scale[1]), float(np.exp(np.log(intra / nodes).mean()))],
     }
 
 
 def _clock_tables(
-    observations: Sequence[Observation], search: dict[str, list[float]], controls: float
+    observations: Sequence[Observation], search: dict[str, list[float]], controls: Sequence[float]
 ) -> dict[str, list[float]]:
-    """The tables that say what is saved: with scales of 1, what the clock shows, then what is really."""
-    tables = {**NEUTRAL, **search, "split_scale_controls": [controls]}
-    found = [
-        _inter_search(one, "control_area", "control_kept", tables) / one.count("control_estimated", _INTER)
-        for one in observations if one.count("control_estimated", _INTER) > 0
-    ]
-    found = [scale for scale in found if scale > 0]
-    tables["split_scale"] = [float(np.exp(np.log(found).mean()))] if found else [1.0]
-    scales = []
+    """The tables that say what is saved: with scales of 1, what the clock shows, then what is really.
+
+    Least squares of the error of the ratio. What filtering saves is found in inter pictures, of which there are more.
+    """
+    tables = {**NEUTRAL, **search, "split_scale_controls": list(controls)}
+    for kind in range(2):
+        found = [scale for one in observations if (scale := _shown_by_controls(one, tables, kind))]
+        if found:
+            tables["split_scale"] = _with(tables["split_scale"], kind, float(np.exp(np.log(found).mean())))
     for kind, layers in enumerate((_INTER, _INTRA)):
-        clock = np.array([clock_times(one, tables, layers) for one in observations])
+        spent, saved = np.array([clock_times(one, tables, layers) for one in observations]).T
+        pictures = np.array([one.count("filtered", layers) for one in observations])
         ratio = np.array([one.user_s[kind] / one.stock_s[kind] for one in observations])
-        really = _logit(np.clip(1 - ratio, 0.01, 0.99))
-        scales.append(float(np.exp(np.mean(really - np.log(clock[:, 1] / clock[:, 0])))))
-    return {**tables, "saved_scale": scales}
+        stock = spent / ratio
+        if kind == 0:
+            (scale, filtering), _ = nnls(np.stack([saved, pictures], 1) / stock[:, None], 1 - ratio)
+            tables["filter_time_saved"] = [float(filtering)]
+        else:
+            share = saved / stock
+            scale = share @ (1 - ratio - tables["filter_time_saved"][0] * pictures / stock) / (share @ share)
+        tables["saved_scale"] = _with(tables["saved_scale"], kind, float(max(scale, 1e-6)))
+    return tables
+
+
+def _with(values: Sequence[float], index: int, value: float) -> list[float]:
+    return [*values[:index], value, *values[index + 1 :]]
 
 
 def estimate(one: Observation, tables: dict[str, list[float]]) -> float:
     """The ratio of an observation as the engine estimates it (Steering::share)."""
     spent, saved = clock_times(one, tables, range(len(LAYERS)))
-    return spent / (spent + saved)
+    filtering = tables["filter_time_saved"][0] * one.count("filtered", range(len(LAYERS)))
+    return spent / (spent + saved + filtering)
 
 
 def errors(observations: Sequence[Observation]) -> list[float]:
@@ -278,30 +279,28 @@ def _others(observations: Sequence[Observation]) -> dict[str, list[Observation]]
 
 def clock_times(one: Observation, tables: dict[str, list[float]], layers: Sequence[int]) -> tuple[float, float]:
     """Spent and saved time of some layers, as Steering::spent and Steering::saved."""
-    inter, intra = (sorted(set(kind) & set(layers)) for kind in (_INTER, _INTRA))
-    spent = (
-        tables["picture_time"][0] * one.count("pictures", inter)
-        + _inter_search(one, "area", "kept", tables, inter) + tables["node_time"][0] * one.count("nodes", intra)
-    )
-    scale = tables["split_scale"][0]
-    estimated = one.count("control_estimated", _INTER)
-    measured = _inter_search(one, "control_area", "control_kept", tables)
-    if estimated > 0 and measured > 0:
-        controls = one.count("controls", _INTER)
-        scale *= (measured / (scale * estimated)) ** (controls / (controls + tables["split_scale_controls"][0]))
-    saved = (
-        tables["saved_scale"][0] * scale * sum(one.count(name, inter) for name in _SPLITS)
-        + tables["saved_scale"][1] * sum(one.count(name, intra) for name in _SPLITS)
-    )
+    spent = saved = 0.0
+    for kind, all_layers in enumerate((_INTER, _INTRA)):
+        some = sorted(set(all_layers) & set(layers))
+        spent += tables["node_time"][kind] * one.count("nodes", some)
+        saved += tables["saved_scale"][kind] * _split_scale(one, tables, kind) * one.count(_SPLITS[kind], some)
+        if kind == 0:
+            spent += tables["picture_time"][0] * one.count("pictures", some)
     return float(spent), float(saved)
 
 
-def _inter_search(
-    one: Observation, area: str, kept: str, tables: dict[str, list[float]], layers: Sequence[int] = _INTER
-) -> float:
-    """Time of the search that these two counts stand for, as Steering::inter_search."""
-    growth = math.exp(tables["area_slope"][0] * one.qp)
-    return tables["area_time"][0] * growth * one.count(area, layers) + tables["kept_scale"][0] * one.count(kept, layers)
+def _split_scale(one: Observation, tables: dict[str, list[float]], kind: int) -> float:
+    """As Steering::split_scale. kind: 0 inter, 1 intra."""
+    usual, shown = tables["split_scale"][kind], _shown_by_controls(one, tables, kind)
+    controls = one.count("controls", (_INTER, _INTRA)[kind])
+    return usual * (shown / usual) ** (controls / (controls + tables["split_scale_controls"][kind])) if shown else usual
+
+
+def _shown_by_controls(one: Observation, tables: dict[str, list[float]], kind: int) -> float:
+    """Measured over estimated time of the splits that the controls stand for; 0 without controls."""
+    layers = (_INTER, _INTRA)[kind]
+    estimated = one.count("control_estimated", layers)
+    return tables["node_time"][kind] * one.count("control_nodes", layers) / estimated if estimated > 0 else 0.0
 
 
 def _logit(share: Any) -> Any:

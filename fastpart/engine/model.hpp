@@ -2,7 +2,7 @@
 //
 // Little endian, IEEE floats, no padding:
 //   magic      8 bytes "FASTPART"
-//   version    u32 = 4
+//   version    u32 = 5
 //   size       u64, bytes of payload
 //   payload
 //   checksum   u32, CRC-32 of all before it
@@ -10,7 +10,7 @@
 //   metadata   u32 length, UTF-8 JSON
 //   features   u32 count (1..128); each: u16 length, UTF-8 name
 //   tables     u32 knots (1..64); f32 qp[knots]; f32 log_kappa[knots]; f32 log_layer_weight[8];
-//              u32 steering (0 none, 1); if 1, the 38 f32 of SteeringTables in its order
+//              u32 steering (0 none, 1); if 1, the 39 f32 of SteeringTables in its order
 //   groups     u32 count = 4, in the order of Group; each: the loss forest, the time forest
 // forest:      u32 trees; each:
 //   nodes      u32 count; each: f64 threshold, u16 feature, u8 missing (0 none, 1 zero, 2 NaN),
@@ -45,11 +45,10 @@ constexpr int kSteeringIntra  = 6;
 // its slope over that QP.
 struct SteeringTables {
   float picture_time;                          // of an inter picture outside the search: loop filters
-  float area_time, area_slope;                 // of a luma sample of an inter node at QP 32; slope of its ln over QP
-  float kept_scale;                            // on the estimate of a mode that was tested, and what comes with it
-  float node_time;                             // of a node of intra pictures
-  float split_scale;                           // on the estimates of splits of inter pictures in a usual clip
-  float split_scale_controls;                  // control CTUs that weigh as much as that
+  float node_time[2];                          // of a node of inter and of intra pictures
+  float filter_time_saved;                     // of a picture, by merging the classes of its filters without repetition
+  float split_scale[2];                        // on the estimates of splits in a usual clip, in inter and intra pictures
+  float split_scale_controls[2];               // controls that weigh as much as that
   float saved_scale[2];                        // on what skipped splits save, in inter and intra pictures
   float skip_logit[kSteeringLayers][2];        // ln odds of the share of time saved at kappa = 1
   float log_time[kSteeringLayers][2];          // ln of a picture's time without skips; only differences count

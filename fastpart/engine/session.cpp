@@ -122,13 +122,13 @@ void Session::end_picture()
   effort_.pictures = 1;
 }
 
-void Session::end_phantom()
+void Session::end_control()
 {
-  if (phantom_.depth != depth_) return;
-  effort_.control_estimated += phantom_.estimated;
-  effort_.control_area += effort_.area - phantom_.area;
-  effort_.control_kept += effort_.kept - phantom_.kept;
-  phantom_.depth = 0;
+  if (control_.depth != depth_) return;
+  effort_.controls += 1;
+  effort_.control_estimated += control_.weight * control_.estimated;
+  effort_.control_nodes += control_.weight * (effort_.nodes - control_.nodes);
+  control_.depth = 0;
 }
 
 Budget Session::budget_below() const
@@ -161,11 +161,6 @@ void Session::enter(const NodeGeometry& geometry)
 {
   Stopwatch watch(counters_.engine_cycles);
   const Budget budget = budget_below();
-  if (depth_ == 0 && !geometry.chroma && steering_)
-  {
-    control_ = steering_->control();
-    effort_.controls += control_;
-  }
   if (stack_.size() <= depth_) stack_.resize(depth_ + 1);
   Node& node      = stack_[depth_];
   node.geometry   = geometry;
@@ -185,7 +180,6 @@ void Session::enter(const NodeGeometry& geometry)
     node.parent_split  = parent.events.back().candidate;
   }
   effort_.nodes += 1;
-  effort_.area += node.area();
   node.index = int(tree_.size());
   if (trace_.active()) tree_.push_back({node.parent, node.parent_event, -1, 0, {}, {}});
   depth_++;
@@ -215,18 +209,26 @@ bool Session::ask(Node& node, Question& question, uint64_t now)
   if (!refuse && question.candidate == Candidate::Continue) explore *= kContinueExploration;
   if (explore > 0 && random() < explore) skip = !skip;
   const Group group = group_of(question.candidate, node.geometry.intra_slice);
-  if (skip && control_)
+  const double time = skip ? std::exp(log_time) : 0;
+  if (skip && steering_ && settings_.explore_keep == 0)   // exploration has its own sample
   {
-    skip = false;
-    if (group != Group::Mode && phantom_.depth == 0)
-      phantom_ = {depth_, std::exp(log_time), effort_.area, effort_.kept};
+    if (control_.depth > 0)
+    {
+      skip = false;
+    }
+    else if (group != Group::Mode)
+    {
+      const double weight = steering_->control(time);
+      if (weight > 0)
+      {
+        skip     = false;
+        control_ = {depth_, weight, time, effort_.nodes};
+      }
+    }
   }
   if (skip)
-    effort_.skipped[size_t(group)] += std::exp(log_time);
-  else if (group == Group::Mode)
-    effort_.kept += std::exp(log_time);
-  if (skip)
   {
+    effort_.skipped[size_t(group)] += time;
     counters_.skipped[int(question.candidate)]++;
   }
   else if (trace_.active())
@@ -251,7 +253,7 @@ bool Session::consider(Candidate candidate, const BestSoFar& best, Plane origina
   Stopwatch watch(counters_.engine_cycles);
   Node&     node = stack_[depth_ - 1];
   if (!node.events.empty() && node.events.back().end == 0) node.events.back().end = watch.start();
-  end_phantom();
+  end_control();
   node.best    = best;
   node.partial = node.done = 0;
   if (is_split(candidate) && !node.features.error_ready && reconstruction.samples && node.geometry.askable)
@@ -292,7 +294,7 @@ bool Session::child_done(double partial_cost, int child_width, int child_height,
 void Session::leave()
 {
   Stopwatch watch(counters_.engine_cycles);
-  end_phantom();
+  end_control();
   Node& node = stack_[--depth_];
   if (!trace_.active()) return;
   if (!node.events.empty() && node.events.back().end == 0) node.events.back().end = watch.start();
@@ -318,6 +320,8 @@ void Session::leave()
   finished.pending.swap(node.pending);
   finished.events = node.events;
 }
+
+void Session::filters_merged() { effort_.filtered = 1; }
 
 void Session::coding_unit(int x, int y, int width, int height)
 {

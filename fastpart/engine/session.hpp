@@ -53,6 +53,8 @@ class Session {
   // may_stop == false records progress only.
   bool child_done(double partial_cost, int child_width, int child_height, bool may_stop);
   void leave();
+  // The adaptive loop filter of the picture merged classes without repetition.
+  void filters_merged();
   // A coding unit of the final tree (luma samples).
   void coding_unit(int x, int y, int width, int height);
   void end_ctu();
@@ -95,13 +97,14 @@ class Session {
     std::vector<Event>   events;
   };
 
-  struct Phantom {                                          // a split tested in a control CTU, skipped elsewhere
+  struct Control {                                          // a split tested though it would have been skipped
     size_t depth = 0;                                       // of the nodes down to the one that tests it; 0: none
-    double estimated = 0, area = 0, kept = 0;               // the last two of effort_ when it began
+    double weight = 0, estimated = 0;
+    double nodes = 0;                                       // of effort_ when it began
   };
 
   bool   ask(Node& node, Question& question, uint64_t now);
-  void   end_phantom();
+  void   end_control();
   Budget budget_below() const;
   void   end_picture();
   double random();
@@ -110,8 +113,7 @@ class Session {
   std::unique_ptr<Policy> policy_;
   std::unique_ptr<Steering> steering_;
   Effort                  effort_;                          // in the picture under way
-  bool                    control_ = false;                 // is the CTU under way a control CTU?
-  Phantom                 phantom_;
+  Control                 control_;
   TraceWriter             trace_;
   PictureStats            picture_;
   SizeHistory             history_;

@@ -15,8 +15,10 @@ constexpr double kShortest     = 0.25;    // of a GOP's time, over which a devia
 constexpr int    kSteps        = 12;      // so coarse that the last bit of a sum does not show
 constexpr double kSlowest = -3, kFastest = 3;     // ln of kappa
 constexpr double kDown = -0.75, kUp = 1;          // how far a clip may move it from where the prior has it
-// The nth control CTU is about number 2 n^2 of inter pictures: what it teaches is worth less and less, its time is not.
-constexpr double kControlSpacing = 2;
+// A split of estimated time t is a control with probability root(t) over the root of the sum of all root(t) so far and
+// this start. Root(t): what a control teaches grows with t, so does what it costs. The sum: what it teaches is worth
+// less and less.
+constexpr double kControlStart = 1000;
 
 double share_of(double logit) { return 1 / (1 + std::exp(-logit)); }
 
@@ -27,54 +29,71 @@ using namespace steering_detail;
 void Effort::add(const Effort& other)
 {
   pictures += other.pictures;
+  filtered += other.filtered;
   nodes += other.nodes;
-  area += other.area;
-  kept += other.kept;
   controls += other.controls;
   control_estimated += other.control_estimated;
-  control_area += other.control_area;
-  control_kept += other.control_kept;
+  control_nodes += other.control_nodes;
   for (int group = 0; group < kGroups; group++) skipped[size_t(group)] += other.skipped[size_t(group)];
 }
 
 Steering::Steering(const SteeringTables& tables, double target) : tables_(tables), target_(target) {}
 
-double Steering::inter_search(double area, double kept) const
+double Steering::filtering(double pictures) const
 {
-  return tables_.area_time * std::exp(tables_.area_slope * (qp_ - kReferenceQp)) * area + tables_.kept_scale * kept;
+  double all = 0, filtered = 0;
+  for (const Effort& effort : efforts_) all += effort.pictures, filtered += effort.filtered;
+  return tables_.filter_time_saved * pictures * (all > 0 ? filtered / all : 1);
 }
 
 double Steering::spent(const Effort& effort, bool intra) const
 {
-  if (intra) return tables_.node_time * effort.nodes;
-  return tables_.picture_time * effort.pictures + inter_search(effort.area, effort.kept);
+  return (intra ? 0 : tables_.picture_time * effort.pictures) + tables_.node_time[intra] * effort.nodes;
 }
 
 double Steering::saved(const Effort& effort, bool intra) const
 {
-  // Skipped modes are left out: what they save is part of the scale.
-  double splits = 0;
-  for (const Group group : {Group::SplitInter, Group::SplitIntra, Group::Continue}) splits += effort.skipped[size_t(group)];
-  return tables_.saved_scale[intra] * (intra ? 1 : split_scale()) * splits;
+  // What skipped modes and splits given up half-way save is part of the scale: the fit does not tell it apart.
+  const Group splits = intra ? Group::SplitIntra : Group::SplitInter;
+  return tables_.saved_scale[intra] * split_scale(intra) * effort.skipped[size_t(splits)];
 }
 
-double Steering::split_scale() const
+Effort Steering::total(bool intra) const
 {
-  const double measured = inter_search(inter_.control_area, inter_.control_kept);
-  if (!(inter_.control_estimated > 0 && measured > 0)) return tables_.split_scale;
-  const double weight = inter_.controls / (inter_.controls + tables_.split_scale_controls);
-  return tables_.split_scale * std::pow(measured / (tables_.split_scale * inter_.control_estimated), weight);
+  if (intra) return efforts_[kSteeringIntra];
+  Effort all;
+  for (int layer = 0; layer < kSteeringIntra; layer++) all.add(efforts_[size_t(layer)]);
+  return all;
 }
 
-double Steering::stock() const { return spent_ + saved(inter_, false) + saved(intra_, true); }
-
-bool Steering::control()
+double Steering::split_scale(bool intra) const
 {
-  if (layer_ == kSteeringIntra || ++ctus_ < next_control_) return false;
-  // The golden ratio spreads them over the columns of CTUs.
-  const double n = ++controls_;
-  next_control_  = ctus_ + kControlSpacing * (2 * n + 1) * (0.5 + std::fmod(0.618034 * n, 1.0));
-  return true;
+  const Effort all      = total(intra);
+  const double usual    = tables_.split_scale[intra];
+  const double measured = tables_.node_time[intra] * all.control_nodes;
+  if (!(all.control_estimated > 0 && measured > 0)) return usual;
+  const double weight = all.controls / (all.controls + tables_.split_scale_controls[intra]);
+  return usual * std::pow(measured / (usual * all.control_estimated), weight);
+}
+
+double Steering::stock() const
+{
+  const Effort inter = total(false), intra = total(true);
+  return spent_ + saved(inter, false) + saved(intra, true) + filtering(inter.pictures + intra.pictures);
+}
+
+double Steering::control(double estimated)
+{
+  Sample&      sample      = samples_[layer_ == kSteeringIntra];
+  const double root        = std::sqrt(estimated);
+  sample.roots += root;
+  const double probability = std::min(1.0, root / std::sqrt(sample.roots + kControlStart));
+  sample.due += probability;
+  if (sample.due < sample.next) return 0;
+  // One to each unit that is due, at a place in it that the golden ratio varies.
+  sample.taken += 1;
+  sample.next = sample.taken + std::fmod(0.618034 * sample.taken, 1.0);
+  return 1 / probability;
 }
 
 double Steering::share() const
@@ -148,21 +167,26 @@ double Steering::steer() const
   const double scale = expected > 0 ? found / expected : 1;
 
   Mix    mix{}, usual{};
-  double ahead = 0, gop = 0;
+  double ahead = 0, gop = 0, pictures = 0, usual_pictures = 0;
   for (int i = 0; i < kSteeringLayers; i++)
   {
     const LayerState& layer = layers_[size_t(i)];
     const double      time  = layer.seen ? layer.picture_time : scale * prior_time(i);
-    mix[size_t(i)] = time * (layer.remaining + (i == layer_ && layer.remaining == 0));
+    const double count = layer.remaining + (i == layer_ && layer.remaining == 0);
+    mix[size_t(i)] = time * count;
     ahead += mix[size_t(i)];
+    pictures += count;
     gop += time * kGop[i];
-    usual[size_t(i)] = prior_time(i) * std::max(kGop[i], 1);
+    usual[size_t(i)] = scale * prior_time(i) * std::max(kGop[i], 1);
+    usual_pictures += std::max(kGop[i], 1);
   }
   const double stretch = std::max(1.0, kShortest * gop / ahead);
   for (double& time : mix) time *= stretch;
   ahead *= stretch;
-  const double centre = solve(usual, (1 - target_) * std::accumulate(usual.begin(), usual.end(), 0.0), true);
-  const double here   = solve(mix, (1 - target_) * ahead + spent_ - target_ * stock(), false);
+  // What the search has to save: what filtering does not.
+  auto wanted = [this](double search, double of) { return (1 - target_) * search - target_ * filtering(of); };
+  const double centre = solve(usual, wanted(std::accumulate(usual.begin(), usual.end(), 0.0), usual_pictures), true);
+  const double here   = solve(mix, wanted(ahead, stretch * pictures) + spent_ - target_ * stock(), false);
   return std::clamp(here, centre + kDown, centre + kUp);
 }
 
@@ -172,7 +196,6 @@ void Steering::end_picture(const Effort& effort)
   const double time  = spent(effort, intra);
   efforts_[size_t(layer_)].add(effort);
   if (time <= 0) return;
-  (intra ? intra_ : inter_).add(effort);
   spent_ += time;
   const double rest     = saved(effort, intra);
   const double expected = prior_logit(layer_) + tables_.logit_slope * offset_;

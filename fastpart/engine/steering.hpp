@@ -1,10 +1,10 @@
 // Steers kappa from picture to picture, so that the search takes a wanted share of the time of the same
 // search without skips.
 //
-// Time is a virtual clock, made of counts of the search, the model's own estimates of modes and constants of the
-// model file: equal input gives equal decisions. What a skipped split would have taken is estimated by the time
-// ensembles, and these are put right by control CTUs of inter pictures: a few in which nothing is skipped, so that
-// the clock shows what is.
+// Time is a virtual clock, made of the number of nodes that the search visits and of constants of the model file:
+// equal input gives equal decisions. What a skipped split would have taken is estimated by the time
+// ensembles, and these are put right by controls: a sample of the splits that would have been skipped is tested
+// after all, with nothing skipped below, so that the clock shows what they take.
 #pragma once
 
 #include <array>
@@ -17,11 +17,12 @@ namespace fastpart {
 // What the search did in pictures of a layer. Estimated times in the unit of the time ensembles.
 struct Effort {
   double pictures = 0;
-  double nodes = 0, area = 0;                  // nodes searched, their luma samples
-  double kept = 0;                             // estimated time of the modes that were asked about and tested
-  double controls = 0;                         // control CTUs
-  double control_estimated = 0;                // estimated time of the splits that would have been skipped there
-  double control_area = 0, control_kept = 0;   // their part of area and kept
+  double filtered = 0;                         // of them, where classes of filters were merged without repetition
+  double nodes = 0;                            // searched
+  double controls = 0;                         // splits that were tested although they would have been skipped
+  // Of all splits that would have been skipped, as the controls say that stand for them: estimated time, and the
+  // nodes that it takes to test them.
+  double control_estimated = 0, control_nodes = 0;
   std::array<double, kGroups> skipped{};       // estimated time of what was skipped, by group
 
   void add(const Effort& other);
@@ -35,8 +36,9 @@ class Steering {
   // ln of kappa for the next picture; log_kappa without a target.
   double begin_picture(int qp, int temporal_id, bool intra, double log_kappa);
   void   end_picture(const Effort& effort);
-  // Is the next CTU of the picture a control CTU?
-  bool   control();
+  // A split of this estimated time would be skipped. 0: skip it. Else it is a control, and the number is how many
+  // of its like it stands for.
+  double control(double estimated);
 
   const std::array<Effort, kSteeringLayers>& efforts() const { return efforts_; }
   // Estimated share of time taken so far.
@@ -50,11 +52,17 @@ class Steering {
     int    remaining = 0;                      // pictures to come in this GOP
     bool   seen = false;
   };
-  // Times by the clock. inter_search: of the search in inter pictures.
-  double inter_search(double area, double kept) const;
+  struct Sample {
+    double roots = 0;                          // of the estimated times of splits that would have been skipped
+    double due = 0;                            // controls
+    double next = 0, taken = 0;                // the next one is taken when so many are due
+  };
+  // Times by the clock.
+  double filtering(double pictures) const;     // saved in so many pictures like those so far, whatever the search skips
   double spent(const Effort& effort, bool intra) const;
   double saved(const Effort& effort, bool intra) const;
-  double split_scale() const;                  // of the estimates of splits in inter pictures
+  Effort total(bool intra) const;              // of all pictures of a kind
+  double split_scale(bool intra) const;        // of the estimates of splits
   double stock() const;                        // time of all pictures so far without skips
   double prior_logit(int layer) const;
   double prior_time(int layer) const;
@@ -68,8 +76,7 @@ class Steering {
   double                spent_ = 0;
   double                qp_ = 32, offset_ = 0;
   int                   layer_ = kSteeringIntra;
-  double                ctus_ = 0, controls_ = 0, next_control_ = 0;     // of inter pictures
-  Effort                inter_, intra_;
+  std::array<Sample, 2> samples_;                                        // of inter and of intra pictures
   std::array<LayerState, kSteeringLayers> layers_;
   std::array<Effort, kSteeringLayers>     efforts_;
 };

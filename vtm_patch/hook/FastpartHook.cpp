@@ -242,6 +242,11 @@ bool childDone(double partialCost, const UnitArea &child, bool mayStop)
   return session->child_done(partialCost, int(child.lwidth()), int(child.lheight()), mayStop);
 }
 
+void filtersMerged()
+{
+  session->filters_merged();
+}
+
 void finish()
 {
   if (!session)
@@ -279,10 +284,10 @@ void finish()
       const fastpart::Effort &effort = steering->efforts()[std::size_t(layer)];
       if (effort.pictures > 0)
       {
-        std::printf("fastpart: layer=%s pictures=%.0f nodes=%.0f area=%.0f kept=%.3f controls=%.0f control_estimated=%.3f"
-                    " control_area=%.0f control_kept=%.3f",
-                    layer_names[layer], effort.pictures, effort.nodes, effort.area, effort.kept, effort.controls,
-                    effort.control_estimated, effort.control_area, effort.control_kept);
+        std::printf("fastpart: layer=%s pictures=%.0f filtered=%.0f nodes=%.0f controls=%.0f control_estimated=%.3f"
+                    " control_nodes=%.0f",
+                    layer_names[layer], effort.pictures, effort.filtered, effort.nodes, effort.controls,
+                    effort.control_estimated, effort.control_nodes);
         for (int group = 0; group < fastpart::kGroups; group++)
         {
           std::printf(" skipped_%s=%.3f", fastpart::kGroupNames[group], effort.skipped[std::size_t(group)]);

@@ -41,6 +41,9 @@ void modeResult(const CodingStructure &tested);
 // After a child of a split; partial cost: of all its children so far. False: give the split up.
 bool childDone(double partialCost, const UnitArea &child, bool mayStop);
 
+// The adaptive loop filter of the picture uses AlfPairs.
+void filtersMerged();
+
 // Prints the counters and closes the trace; ends the program with a message if the trace is not whole.
 void finish();
 }   // namespace fastpart_hook
