@@ -467,6 +467,12 @@ def test_a_second_start_runs_nothing_again(bench):
     assert third["points"][0]["entry"]["vmaf"] > 0
 
 
+def test_frames_are_not_of_cuts(bench, capfd):
+    code = main(["verify", "--cuts", "a", "--clips", str(bench.streams), "--frames", "3", "--out", str(bench.out)])
+    assert code == 1
+    assert "--frames is of each CLIP, a cut has its own" in capfd.readouterr().err
+
+
 def test_a_part_of_a_clip_is_all_that_the_encoder_sees(bench, capfd):
     """The pretended encoder codes 9 pictures; asked for 3 of them, the stream has too many."""
     program = "import os; print('size', os.path.getsize('{input}'))"

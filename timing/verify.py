@@ -274,6 +274,8 @@ def _points(args: argparse.Namespace, qps: Sequence[int], session: Path) -> list
     if args.cuts:
         if not args.clips:
             raise FastpartError("--cuts: wanted the folder of their clips too; give --clips DIR")
+        if args.frames:
+            raise FastpartError("--frames is of each CLIP, a cut has its own; write a shorter cut, or give a CLIP")
         cuts_file = args.cuts_file or args.clips / "cuts.toml"
         cuts = load_cuts(cuts_file)
         if unknown := [name for name in args.cuts if name not in cuts]:
