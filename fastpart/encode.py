@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fastpart.errors import FastpartError
 from fastpart.media import Clip, open_clip, parse_size
-from fastpart.presets import preset_file, read_cfg, resulting
+from fastpart.presets import preset_file, preset_options, resulting
 from fastpart.record import encode_record, write_json_atomic
 from fastpart.vtm import (
     EncodeResult,
@@ -186,7 +186,7 @@ def _vtm_options(args: argparse.Namespace) -> dict[str, object]:
         raise FastpartError(
             "--stock: runs without the predictor; leave out --target-ratio, --kappa and --model"
         )
-    learned = args.preset and any(name.startswith("FastPart") for name in read_cfg(preset_file(args.preset)))
+    learned = args.preset and any(name.startswith("FastPart") for name in preset_options(args.preset))
     if args.stock and learned:
         raise FastpartError(f"--stock: preset {args.preset} wants the predictor; leave out one of them")
     if not args.stock:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastpart.encode import OWN_OPTIONS
 from fastpart.errors import FastpartError
-from fastpart.presets import preset_file, read_cfg
+from fastpart.presets import preset_options
 from fastpart.vtm import VARIANTS
 
 #: Plans that come with the package, named without their suffix.
@@ -170,7 +170,7 @@ def _variant(path: Path, name: str, entry: dict, before: dict[str, Variant]) -> 
         raise FastpartError(f"{path}: {what}: base = {base!r}, wanted a variant above it")
     options = {
         **(before[base].options if base else {}),
-        **(read_cfg(preset_file(entry["preset"])) if "preset" in entry else {}),
+        **(preset_options(entry["preset"]) if "preset" in entry else {}),
         **entry.get("options", {}),
     }
     for option, value in options.items():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastpart.errors import FastpartError
-from fastpart.presets import preset_file, read_cfg
+from fastpart.presets import preset_options
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def load_recipe(path: str | Path) -> Recipe:
                 entry["policy"],
                 entry.get("explore_skip", 0.0),
                 entry.get("explore_keep", 0.0),
-                read_cfg(preset_file(entry["preset"])) if "preset" in entry else {},
+                preset_options(entry["preset"]) if "preset" in entry else {},
                 cells,
             )
     except KeyError as error:

@@ -225,11 +225,11 @@ def _clock_tables(
 
     Least squares of the error of the ratio. What filtering saves is found in inter pictures, of which there are more.
     """
-    tables = {**NEUTRAL, **search, "split_scale_controls": list(controls)}
+    tables = {name: list(values) for name, values in {**NEUTRAL, **search, "split_scale_controls": controls}.items()}
     for kind in range(2):
         found = [scale for one in observations if (scale := _shown_by_controls(one, tables, kind))]
         if found:
-            tables["split_scale"] = _with(tables["split_scale"], kind, float(np.exp(np.log(found).mean())))
+            tables["split_scale"][kind] = float(np.exp(np.log(found).mean()))
     for kind, layers in enumerate((_INTER, _INTRA)):
         spent, saved = np.array([clock_times(one, tables, layers) for one in observations]).T
         pictures = np.array([one.count("filtered", layers) for one in observations])
@@ -241,12 +241,8 @@ def _clock_tables(
         else:
             share = saved / stock
             scale = share @ (1 - ratio - tables["filter_time_saved"][0] * pictures / stock) / (share @ share)
-        tables["saved_scale"] = _with(tables["saved_scale"], kind, float(max(scale, 1e-6)))
+        tables["saved_scale"][kind] = float(max(scale, 1e-6))
     return tables
-
-
-def _with(values: Sequence[float], index: int, value: float) -> list[float]:
-    return [*values[:index], value, *values[index + 1 :]]
 
 
 def estimate(one: Observation, tables: dict[str, list[float]]) -> float:

@@ -19,6 +19,11 @@ def preset_file(name: str) -> Path:
     return path
 
 
+def preset_options(name: str) -> dict[str, str]:
+    """VTM options of a preset, name to value. Raises FastpartError for an unknown name."""
+    return read_cfg(preset_file(name))
+
+
 def read_cfg(path: str | Path) -> dict[str, str]:
     """Options of a VTM configuration file, name to value; of one that is given twice, the last.
 
