@@ -46,24 +46,25 @@ void bind_session(py::module_& module)
   py::class_<OwnSteering>(module, "Steering", "Chooses kappa by picture; see engine/steering.hpp.")
       .def(py::init(&make_steering), py::arg("tables"), py::arg("target"))
       .def("begin_picture",
-           [](OwnSteering& own, int qp, int temporal_id, bool intra, double log_kappa) {
-             return own.steering.begin_picture(qp, temporal_id, intra, log_kappa);
+           [](OwnSteering& own, int qp, int temporal_id, bool intra, double samples, double log_kappa) {
+             return own.steering.begin_picture(qp, temporal_id, intra, samples, log_kappa);
            },
-           py::arg("qp"), py::arg("temporal_id"), py::arg("intra"), py::arg("log_kappa") = 0.0)
+           py::arg("qp"), py::arg("temporal_id"), py::arg("intra"), py::arg("samples"), py::arg("log_kappa") = 0.0)
       .def("end_picture",
-           [](OwnSteering& own, double nodes, const std::array<double, kGroups>& skipped,
+           [](OwnSteering& own, double samples, double search, const std::array<double, kGroups>& skipped,
               const std::array<double, 3>& control, bool filtered) {
              Effort effort;
              effort.pictures = 1;
              effort.filtered = filtered;
-             effort.nodes    = nodes;
+             effort.samples  = samples;
+             effort.search   = search;
              effort.skipped  = skipped;
              effort.controls = control[0];
              effort.control_estimated = control[1];
-             effort.control_nodes     = control[2];
+             effort.control_search    = control[2];
              own.steering.end_picture(effort);
            },
-           py::arg("nodes"), py::arg("skipped"), py::arg("control") = std::array<double, 3>{},
+           py::arg("samples"), py::arg("search"), py::arg("skipped"), py::arg("control") = std::array<double, 3>{},
            py::arg("filtered") = true)
       .def("control", [](OwnSteering& own, double estimated) { return own.steering.control(estimated); },
            py::arg("estimated"))
@@ -131,8 +132,8 @@ void bind_session(py::module_& module)
       .def("controls", [](const Session& session) {
         Effort all;
         if (session.steering()) for (const Effort& effort : session.steering()->efforts()) all.add(effort);
-        return py::make_tuple(all.controls, all.control_estimated, all.control_nodes);
-      }, "Controls in pictures that ended: number, and of all that they stand for estimated time and nodes.");
+        return py::make_tuple(all.controls, all.control_estimated, all.control_search);
+      }, "Controls in pictures that ended: number, and of all that they stand for estimated time and search.");
 
   py::class_<PictureStats>(module, "PictureStats", "Sums over blocks of a luma plane.")
       .def(py::init([](const LumaArray& luma) {

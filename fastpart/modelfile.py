@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lightgbm import Booster
 
 MAGIC = b"FASTPART"
-VERSION = 5
+VERSION = 6
 GROUPS = ("split_inter", "split_intra", "continue", "mode")
 MAX_FEATURES = 128
 MAX_LEAVES = 4096
@@ -30,8 +30,8 @@ MAX_KNOTS = 64
 LAYERS = 8
 #: Steering tables (`SteeringTables` of engine/model.hpp): name and number of values, in file order.
 STEERING = {
-    "picture_time": 1, "node_time": 2, "filter_time_saved": 1, "split_scale": 2, "split_scale_controls": 2,
-    "saved_scale": 2, "skip_logit": 14, "log_time": 14, "logit_slope": 1,
+    "picture_time": 1, "sample_time": 1, "node_time": 2, "filter_time_saved": 1, "split_scale": 2,
+    "split_scale_controls": 2, "saved_scale": 2, "skip_logit": 14, "log_time": 14, "logit_slope": 1,
 }
 _POSITIVE = ("split_scale", "split_scale_controls", "saved_scale", "logit_slope")
 

@@ -108,7 +108,7 @@ def test_target_ratio_trades_speed(patched_vtm, tmp_path):
             patched_vtm, "patched", clip, 32, tmp_path, f"t{target}", FastPart=1,
             FastPartTargetRatio=target,
         )
-        assert {name for name in result.counters if name.startswith("intra.")} >= {"intra.nodes"}
+        assert {name for name in result.counters if name.startswith("intra.")} >= {"intra.search"}
         return result.counters["decisions"], result.counters["estimated_ratio"]
 
     slow, fast = run(0.9), run(0.3)

@@ -13,12 +13,13 @@ from fastpart.training.steer import LAYERS, Observation, errors, estimate, fit_s
 #: TId of the pictures of a GOP of 32 in coding order.
 GOP = [0, 1, 2, 3, 4, 5, 5, 4, 5, 5, 3, 4, 5, 5, 4, 5, 5, 2, 3, 4, 5, 5, 4, 5, 5, 3, 4, 5, 5, 4, 5, 5]
 TABLES = {
-    "picture_time": [1100.0], "node_time": [0.4, 0.25], "filter_time_saved": [300.0],
+    "picture_time": [100.0], "sample_time": [0.01], "node_time": [0.4, 0.25], "filter_time_saved": [300.0],
     "split_scale": [1.5, 0.8], "split_scale_controls": [40.0, 40.0], "saved_scale": [0.6, 0.8],
     "skip_logit": [0.2, 0, 0.1, 0, -0.2, -0.01, -0.1, -0.02, 0, 0, 0.1, 0, -1.7, -0.02],
-    "log_time": [10.7, 0, 10.5, 0, 10.3, 0, 9.9, 0, 9.5, 0, 9.3, 0, 11.5, 0],
+    "log_time": [-0.81, 0, -1.01, 0, -1.21, 0, -1.61, 0, -2.01, 0, -2.21, 0, -0.01, 0],
     "logit_slope": [1.4],
 }
+SAMPLES = 416 * 240
 
 
 def flat(tables):
@@ -29,31 +30,33 @@ def logistic(x):
     return 1 / (1 + math.exp(-x))
 
 
-def plant(layer, log_kappa, deviation, time, bias=0.0, controls=0):
-    """What the engine counts in a picture, all time in nodes and skipped splits; spent and saved time.
+def plant(layer, log_kappa, deviation, time, bias=0.0, controls=0, samples=SAMPLES):
+    """What the engine counts in a picture, all time in search and skipped splits; spent and saved time.
 
     The saved time is of splits and of filtering. bias: ln of what the estimates of splits are wrong by; so many
     controls show it.
     """
     intra = layer == 6
     share = logistic(TABLES["skip_logit"][2 * layer] + 1.4 * log_kappa + deviation)
-    stock = time * math.exp(TABLES["log_time"][2 * layer])
+    stock = time * samples * math.exp(TABLES["log_time"][2 * layer])
     spent, saved = stock * (1 - share), stock * share
-    search = spent if intra else max(spent - TABLES["picture_time"][0], 0.0)
-    spent = search if intra else search + TABLES["picture_time"][0]
+    outside = 0.0 if intra else TABLES["picture_time"][0] + TABLES["sample_time"][0] * samples
+    search = max(spent - outside, 0.0)
+    spent = search + outside
     node_time = TABLES["node_time"][intra]
     unscaled = saved / TABLES["saved_scale"][intra]
     estimated = unscaled / TABLES["split_scale"][intra] * math.exp(bias)
     part = 0.001 * controls
     effort = {
-        "nodes": search / node_time,
+        "samples": samples,
+        "search": search / node_time,
         "skipped": [0.0, estimated, 0.0, 0.0] if intra else [estimated, 0.0, 0.0, 0.0],
         "control": [controls, part * estimated, part * unscaled / node_time],
     }
     return effort, spent, saved + TABLES["filter_time_saved"][0]
 
 
-def encode(target, deviation, gops, qp=32, bias=0.0, controls=0):
+def encode(target, deviation, gops, qp=32, bias=0.0, controls=0, samples=SAMPLES):
     """Share of time that a steered encode takes, and the knob of each picture.
 
     deviation: of the clip's ln odds of saving. controls: of each picture.
@@ -63,9 +66,9 @@ def encode(target, deviation, gops, qp=32, bias=0.0, controls=0):
     knobs = []
     for picture, tid in enumerate([0, *GOP * gops]):
         layer = 6 if picture == 0 else tid
-        knob = steering.begin_picture(qp, tid, layer == 6)
+        knob = steering.begin_picture(qp, tid, layer == 6, samples)
         knobs.append(knob)
-        effort, time, saved = plant(layer, knob, deviation(picture, layer), 1.0, bias, controls)
+        effort, time, saved = plant(layer, knob, deviation(picture, layer), 1.0, bias, controls, samples)
         steering.end_picture(**effort)
         spent += time
         stock += time + saved
@@ -82,6 +85,16 @@ def test_a_clip_that_deviates_lands_at_its_target(target, offset):
     assert ratio == pytest.approx(target, abs=0.01)
     ratio, _ = encode(target, lambda *_: offset, 8)
     assert ratio == pytest.approx(target, abs=0.003)
+
+
+@pytest.mark.parametrize("size", [(256, 128), (832, 480), (1920, 1080)])
+def test_pictures_of_any_size_land_at_the_target(size):
+    """The first of two GOPs, too: what is known beforehand is time by sample."""
+    for gops in (1, 2):
+        ratio, knobs = encode(0.6, lambda *_: 0.2, gops, samples=size[0] * size[1])
+        assert ratio == pytest.approx(0.6, abs=0.02)
+        _, usual = encode(0.6, lambda *_: 0.2, gops)
+        assert knobs[0] == pytest.approx(usual[0], abs=0.1)
 
 
 def test_layers_that_deviate_apart_land_at_the_target():
@@ -114,7 +127,7 @@ def test_controls_get_rare_and_stand_for_all():
     steering = _engine.Steering(flat(TABLES), 0.6)
     random = np.random.default_rng(1)
     for intra in (True, False):
-        steering.begin_picture(32, 0, intra)
+        steering.begin_picture(32, 0, intra, SAMPLES)
         times = np.exp(random.normal(0, 1.5, 20000))
         weights = np.array([steering.control(time) for time in times])
         taken = weights > 0
@@ -132,9 +145,9 @@ def test_the_knob_stays_calm():
 
 def test_without_a_target_kappa_alone_decides():
     steering = _engine.Steering(flat(TABLES), 0.0)
-    assert steering.begin_picture(30, 0, True, 0.75) == 0.75
+    assert steering.begin_picture(30, 0, True, SAMPLES, 0.75) == 0.75
     steering.end_picture(**plant(6, 0.75, 0, 1.0)[0])
-    assert steering.begin_picture(33, 0, False, 0.75) == 0.75
+    assert steering.begin_picture(33, 0, False, SAMPLES, 0.75) == 0.75
     assert 0 < steering.share() < 1
 
 
@@ -143,7 +156,7 @@ def test_other_structures_are_steered_too(tids):
     steering = _engine.Steering(flat(TABLES), 0.6)
     for picture, tid in enumerate(tids * 8):
         layer = 6 if picture == 0 else tid
-        effort, *_ = plant(layer, steering.begin_picture(32, tid, layer == 6), 0.4, 1.0)
+        effort, *_ = plant(layer, steering.begin_picture(32, tid, layer == 6, SAMPLES), 0.4, 1.0)
         steering.end_picture(**effort)
     assert steering.share() == pytest.approx(0.6, abs=0.02)
 
@@ -155,12 +168,13 @@ def observations():
     for clip in range(10):
         qp, common, bias = (19, 24, 29, 34)[clip % 4], random.normal(0, 0.3), random.normal(0, 0.4)
         times = np.exp(random.normal(0, 0.3, len(LAYERS)))
+        samples = (SAMPLES, 4 * SAMPLES)[clip % 2]
         for kappa in (1.0, 0.5):
             efforts, stock_s, user_s = [], np.zeros(2), np.zeros(2)
             noise, drift = random.normal(0, 0.01, 2), random.normal(0, 0.01)
             for layer in range(len(LAYERS)):
-                effort, time, skipped = plant(layer, math.log(kappa), common, times[layer], bias, 20)
-                efforts.append([1, 1, effort["nodes"], *effort["control"], *effort["skipped"]])
+                effort, time, skipped = plant(layer, math.log(kappa), common, times[layer], bias, 20, samples)
+                efforts.append([1, samples, 1, effort["search"], *effort["control"], *effort["skipped"]])
                 kind = int(layer == 6)
                 stock_s[kind] += (time + skipped) * 3e-4 * (1 + drift)
                 user_s[kind] += time * 3e-4 * (1 + drift) * (1 + noise[kind])
@@ -183,9 +197,9 @@ def test_the_fit_finds_the_clock():
     steering = _engine.Steering(flat(tables), 0.0)
     one = world[0]
     for layer in (6, 0, 1, 2, 3, 4, 5):
-        steering.begin_picture(one.intra_qp, layer % 6, layer == 6)
-        _, _, nodes, *rest = one.efforts[layer]
-        steering.end_picture(nodes, rest[3:], rest[:3])
+        _, samples, _, search, *rest = one.efforts[layer]
+        steering.begin_picture(one.intra_qp, layer % 6, layer == 6, samples)
+        steering.end_picture(samples, search, rest[3:], rest[:3])
     assert steering.share() == pytest.approx(estimate(one, tables), abs=1e-5)
 
 

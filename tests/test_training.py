@@ -168,16 +168,19 @@ def test_controls_skip_nothing_below_and_stand_for_all(fitted, tmp_path):
             questions += 1
             if session.consider(1, 1e6):
                 controls += 1
+                asked = session.asked()
                 for x in (0, 32):
                     assert asks(x), "nothing is skipped below a control"
                     session.leave()
+                assert session.asked() == asked, "nor is the model asked"
             session.leave()
             session.end_ctu()
     session.finish()
-    found, estimated, nodes = session.controls()
+    found, estimated, search = session.controls()
     assert found == controls
     assert 20 <= controls <= questions / 10
-    assert nodes == pytest.approx(2 * questions, rel=0.15)
+    child = (32 * 64 / 16) ** 0.6
+    assert search == pytest.approx(2 * child * questions, rel=0.15)
     assert estimated > 0
 
 
@@ -188,7 +191,7 @@ def test_default_recipe_trains_on_train_only():
     pictures = {(cut["clip"], p) for cut in recipe.cuts for p in range(cut["start"], cut["start"] + 33)}
     for cell in recipe.steering_cells:
         start = cell.cut["start"]
-        assert not pictures & {(cell.cut["clip"], p) for p in range(start, start + 33)}
+        assert not pictures & {(cell.cut["clip"], p) for p in range(start, start + cell.cut["frames"])}
     for round_ in recipe.rounds.values():
         assert len(round_.cells) >= len(recipe.cuts)
         assert {cell.qp for cell in round_.cells} == {22, 27, 32, 37}

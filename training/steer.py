@@ -38,7 +38,7 @@ LAYERS = ("tid0", "tid1", "tid2", "tid3", "tid4", "tid5", "intra")
 REFERENCE_QP = 32
 
 _EFFORT = (
-    "pictures", "filtered", "nodes", "controls", "control_estimated", "control_nodes",
+    "pictures", "samples", "filtered", "search", "controls", "control_estimated", "control_search",
     *(f"skipped_{group}" for group in GROUPS),
 )
 #: Layers and splits of inter and of intra pictures.
@@ -47,7 +47,7 @@ _SPLITS = ("skipped_split_inter", "skipped_split_intra")
 
 #: Tables of a model whose own are yet to be found: with them the engine counts and has controls.
 NEUTRAL = {
-    "picture_time": [0.0], "node_time": [1.0] * 2, "filter_time_saved": [0.0],
+    "picture_time": [0.0], "sample_time": [0.0], "node_time": [1.0] * 2, "filter_time_saved": [0.0],
     "split_scale": [1.0] * 2, "split_scale_controls": [1.0] * 2, "saved_scale": [1.0] * 2,
     "skip_logit": [0.0] * 14, "log_time": [0.0] * 14, "logit_slope": [1.0],
 }
@@ -154,11 +154,11 @@ def fit_steering(observations: Sequence[Observation]) -> dict[str, list[float]]:
     tables = _fit_clock(observations)
     log_kappa = np.log([one.kappa for one in observations])
     qp = np.array([one.qp for one in observations])
-    pictures = np.array([[one.count("pictures", [layer]) for layer in range(len(LAYERS))] for one in observations])
+    samples = np.array([[one.count("samples", [layer]) for layer in range(len(LAYERS))] for one in observations])
     times = np.array([[clock_times(one, tables, [layer]) for layer in range(len(LAYERS))] for one in observations])
     with np.errstate(invalid="ignore", divide="ignore"):
         saved = _logit(np.clip(times[..., 1] / times.sum(2), 0.01, 0.99))
-        log_time = np.log(times.sum(2) / pictures)
+        log_time = np.log(times.sum(2) / samples)
 
     # Over ln kappa one slope for all layers, from encodes that differ in nothing else.
     inputs: dict[tuple[str, int], list[int]] = {}
@@ -206,15 +206,18 @@ def _fit_clock(observations: Sequence[Observation]) -> dict[str, list[float]]:
 
 
 def _search_tables(observations: Sequence[Observation]) -> dict[str, list[float]]:
-    """What pictures and nodes take: least squares of the relative error of the user times."""
+    """What pictures, their samples and the search take: least squares of the relative error of the user times."""
     inter, intra = np.array([one.user_s for one in observations]).T
-    columns = np.stack([[one.count(name, _INTER) for one in observations] for name in ("pictures", "nodes")], 1)
+    names = ("pictures", "samples", "search")
+    columns = np.array([[one.count(name, _INTER) for name in names] for one in observations])
     scale = columns.max(0)
-    (picture_time, node_time), _ = nnls(columns / scale / inter[:, None], np.ones(len(inter)))
-    nodes = np.array([one.count("nodes", _INTRA) for one in observations])
+    found, _ = nnls(columns / scale / inter[:, None], np.ones(len(inter)))
+    picture_time, sample_time, node_time = (found / scale).tolist()
+    search = np.array([one.count("search", _INTRA) for one in observations])
     return {
-        "picture_time": [float(picture_time / scale[0])],
-        "node_time": [float(node_time / scale[1]), float(np.exp(np.log(intra / nodes).mean()))],
+        "picture_time": [picture_time],
+        "sample_time": [sample_time],
+        "node_time": [node_time, float(np.exp(np.log(intra / search).mean()))],
     }
 
 
@@ -278,10 +281,11 @@ def clock_times(one: Observation, tables: dict[str, list[float]], layers: Sequen
     spent = saved = 0.0
     for kind, all_layers in enumerate((_INTER, _INTRA)):
         some = sorted(set(all_layers) & set(layers))
-        spent += tables["node_time"][kind] * one.count("nodes", some)
+        spent += tables["node_time"][kind] * one.count("search", some)
         saved += tables["saved_scale"][kind] * _split_scale(one, tables, kind) * one.count(_SPLITS[kind], some)
         if kind == 0:
             spent += tables["picture_time"][0] * one.count("pictures", some)
+            spent += tables["sample_time"][0] * one.count("samples", some)
     return float(spent), float(saved)
 
 
@@ -296,7 +300,7 @@ def _shown_by_controls(one: Observation, tables: dict[str, list[float]], kind: i
     """Measured over estimated time of the splits that the controls stand for; 0 without controls."""
     layers = (_INTER, _INTRA)[kind]
     estimated = one.count("control_estimated", layers)
-    return tables["node_time"][kind] * one.count("control_nodes", layers) / estimated if estimated > 0 else 0.0
+    return tables["node_time"][kind] * one.count("control_search", layers) / estimated if estimated > 0 else 0.0
 
 
 def _logit(share: Any) -> Any:

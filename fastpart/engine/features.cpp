@@ -59,19 +59,6 @@ void neighbour(const Neighbour& n, const NodeGeometry& node, bool vertical, int 
 
 using namespace features_detail;
 
-float fast_log2(float x)
-{
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  const int      exponent = int(bits >> 23) - 127;
-  const uint32_t mantissa = (bits & 0x7fffffu) | 0x3f800000u;
-  float          m;
-  std::memcpy(&m, &mantissa, sizeof m);
-  const float f = m - 1.0f;  // minimax polynomial of log2(1 + f) on [0, 1)
-  return float(exponent) +
-         f * (1.4425449f + f * (-0.7181450f + f * (0.4575479f + f * (-0.2779029f + f * (0.1217957f + f * -0.0258407f)))));
-}
-
 void NodeFeatures::prepare_texture(const NodeGeometry& n, const PictureStats& picture, const SizeHistory& history)
 {
   texture_ready  = true;

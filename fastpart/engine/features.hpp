@@ -3,6 +3,8 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -77,6 +79,17 @@ void extract(const NodeGeometry& node, Candidate parent_split, const NodeFeature
              const Question& question, float* features);
 
 // log2 of a positive number, within 1e-4, the same on every machine.
-float fast_log2(float x);
+inline float fast_log2(float x)
+{
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const int      exponent = int(bits >> 23) - 127;
+  const uint32_t mantissa = (bits & 0x7fffffu) | 0x3f800000u;
+  float          m;
+  std::memcpy(&m, &mantissa, sizeof m);
+  const float f = m - 1.0f;  // minimax polynomial of log2(1 + f) on [0, 1)
+  return float(exponent) +
+         f * (1.4425449f + f * (-0.7181450f + f * (0.4575479f + f * (-0.2779029f + f * (0.1217957f + f * -0.0258407f)))));
+}
 
 }  // namespace fastpart

@@ -13,7 +13,7 @@ namespace model_detail {
 
 constexpr char     kMagic[]     = "FASTPART";
 constexpr size_t   kMagicSize   = 8;
-constexpr uint32_t kVersion     = 5;
+constexpr uint32_t kVersion     = 6;
 constexpr size_t   kHeaderSize  = kMagicSize + 4 + 8;
 constexpr size_t   kTrailerSize = 4;
 constexpr uint32_t kMaxKnots    = 64;
@@ -121,7 +121,7 @@ PolicyTables read_tables(Reader& reader)
     if (!(tables.qp_knots[i - 1] < tables.qp_knots[i]))
       fail("QP knot " + std::to_string(tables.qp_knots[i]) + " after " + std::to_string(tables.qp_knots[i - 1]) +
            ", wanted ascending knots");
-  static_assert(sizeof(SteeringTables) == 39 * sizeof(float), "SteeringTables are floats alone");
+  static_assert(sizeof(SteeringTables) == 40 * sizeof(float), "SteeringTables are floats alone");
   tables.has_steering = reader.count(0, 1, sizeof(SteeringTables), "number of steering tables") != 0;
   if (tables.has_steering)
   {

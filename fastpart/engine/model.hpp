@@ -2,7 +2,7 @@
 //
 // Little endian, IEEE floats, no padding:
 //   magic      8 bytes "FASTPART"
-//   version    u32 = 5
+//   version    u32 = 6
 //   size       u64, bytes of payload
 //   payload
 //   checksum   u32, CRC-32 of all before it
@@ -10,7 +10,7 @@
 //   metadata   u32 length, UTF-8 JSON
 //   features   u32 count (1..128); each: u16 length, UTF-8 name
 //   tables     u32 knots (1..64); f32 qp[knots]; f32 log_kappa[knots]; f32 log_layer_weight[8];
-//              u32 steering (0 none, 1); if 1, the 39 f32 of SteeringTables in its order
+//              u32 steering (0 none, 1); if 1, the 40 f32 of SteeringTables in its order
 //   groups     u32 count = 4, in the order of Group; each: the loss forest, the time forest
 // forest:      u32 trees; each:
 //   nodes      u32 count; each: f64 threshold, u16 feature, u8 missing (0 none, 1 zero, 2 NaN),
@@ -44,14 +44,14 @@ constexpr int kSteeringIntra  = 6;
 // observed them, of which only ratios count. Pairs of the layers are the value where intra pictures have QP 32 and
 // its slope over that QP.
 struct SteeringTables {
-  float picture_time;                          // of an inter picture outside the search: loop filters
-  float node_time[2];                          // of a node of inter and of intra pictures
+  float picture_time, sample_time;             // of an inter picture and of its luma samples, outside the search
+  float node_time[2];                          // by node_work, in inter and in intra pictures
   float filter_time_saved;                     // of a picture, by merging the classes of its filters without repetition
   float split_scale[2];                        // on the estimates of splits in a usual clip, in inter and intra pictures
   float split_scale_controls[2];               // controls that weigh as much as that
   float saved_scale[2];                        // on what skipped splits save, in inter and intra pictures
   float skip_logit[kSteeringLayers][2];        // ln odds of the share of time saved at kappa = 1
-  float log_time[kSteeringLayers][2];          // ln of a picture's time without skips; only differences count
+  float log_time[kSteeringLayers][2];          // ln of a picture's time without skips, per luma sample
   float logit_slope;                           // growth of the ln odds with ln kappa
 };
 

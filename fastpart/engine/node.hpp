@@ -45,7 +45,8 @@ struct NodeGeometry {
   bool    chroma = false;                    // chroma tree of a dual-tree picture
   int8_t  qt_depth = 0, bt_depth = 0, mt_depth = 0, max_mt_depth = 0;
   int8_t  child_index = 0;                   // place among its siblings
-  bool    askable = false;                   // false: local dual tree, implicit split, not to be asked about
+  bool    forced = false;                    // the picture's border decides the split: no mode is tested
+  bool    askable = false;                   // false: forced or local dual tree, not to be asked about
   Neighbour left, above;
   bool    was_inter = false, was_intra = false, was_skip = false;  // found best here under another split history
 };

@@ -110,7 +110,8 @@ void Session::begin_picture(int poc, int qp, int temporal_id, bool intra, Plane 
   if (steering_)
   {
     end_picture();
-    log_kappa = steering_->begin_picture(qp, temporal_id, intra, log_kappa);
+    effort_.samples = double(width) * height;
+    log_kappa       = steering_->begin_picture(qp, temporal_id, intra, effort_.samples, log_kappa);
   }
   policy_->begin_picture(qp, temporal_id, intra, log_kappa);
 }
@@ -127,7 +128,7 @@ void Session::end_control()
   if (control_.depth != depth_) return;
   effort_.controls += 1;
   effort_.control_estimated += control_.weight * control_.estimated;
-  effort_.control_nodes += control_.weight * (effort_.nodes - control_.nodes);
+  effort_.control_search += control_.weight * (effort_.search - control_.search);
   control_.depth = 0;
 }
 
@@ -179,7 +180,7 @@ void Session::enter(const NodeGeometry& geometry)
     node.parent_event  = int(parent.events.size()) - 1;
     node.parent_split  = parent.events.back().candidate;
   }
-  effort_.nodes += 1;
+  if (!geometry.forced) effort_.search += node_work(geometry.width, geometry.height, geometry.intra_slice);
   node.index = int(tree_.size());
   if (trace_.active()) tree_.push_back({node.parent, node.parent_event, -1, 0, {}, {}});
   depth_++;
@@ -187,6 +188,7 @@ void Session::enter(const NodeGeometry& geometry)
 
 bool Session::ask(Node& node, Question& question, uint64_t now)
 {
+  if (control_.depth > 0 && !trace_.active()) return true;
   if (policy_) policy_->prefetch(question.candidate, node.geometry.intra_slice);
   question.best = node.best;
   for (const Event& event : node.events)
@@ -222,7 +224,7 @@ bool Session::ask(Node& node, Question& question, uint64_t now)
       if (weight > 0)
       {
         skip     = false;
-        control_ = {depth_, weight, time, effort_.nodes};
+        control_ = {depth_, weight, time, effort_.search};
       }
     }
   }

@@ -100,7 +100,7 @@ class Session {
   struct Control {                                          // a split tested though it would have been skipped
     size_t depth = 0;                                       // of the nodes down to the one that tests it; 0: none
     double weight = 0, estimated = 0;
-    double nodes = 0;                                       // of effort_ when it began
+    double search = 0;                                      // of effort_ when it began
   };
 
   bool   ask(Node& node, Question& question, uint64_t now);

@@ -19,6 +19,17 @@ constexpr double kDown = -0.75, kUp = 1;          // how far a clip may move it 
 // this start. Root(t): what a control teaches grows with t, so does what it costs. The sum: what it teaches is worth
 // less and less.
 constexpr double kControlStart = 1000;
+// Power of a node's area that its time in inter pictures grows with: what fits encodes of 416x240 to 1920x1080 best.
+// In intra pictures nodes are small, and the number alone fits best.
+constexpr double kAreaPower = 0.6;
+
+struct WorkTable {
+  double work[11];                             // of 4x4 to 128x128 luma samples
+  WorkTable()
+  {
+    for (int doublings = 0; doublings < 11; doublings++) work[doublings] = std::exp2(kAreaPower * doublings);
+  }
+};
 
 double share_of(double logit) { return 1 / (1 + std::exp(-logit)); }
 
@@ -29,12 +40,22 @@ using namespace steering_detail;
 void Effort::add(const Effort& other)
 {
   pictures += other.pictures;
+  samples += other.samples;
   filtered += other.filtered;
-  nodes += other.nodes;
+  search += other.search;
   controls += other.controls;
   control_estimated += other.control_estimated;
-  control_nodes += other.control_nodes;
+  control_search += other.control_search;
   for (int group = 0; group < kGroups; group++) skipped[size_t(group)] += other.skipped[size_t(group)];
+}
+
+double node_work(int width, int height, bool intra)
+{
+  static const WorkTable table;
+  if (intra) return 1;
+  size_t doublings = 0;                        // of 4x4 luma samples
+  while ((16 << doublings) < width * height) doublings++;
+  return table.work[doublings];
 }
 
 Steering::Steering(const SteeringTables& tables, double target) : tables_(tables), target_(target) {}
@@ -48,7 +69,8 @@ double Steering::filtering(double pictures) const
 
 double Steering::spent(const Effort& effort, bool intra) const
 {
-  return (intra ? 0 : tables_.picture_time * effort.pictures) + tables_.node_time[intra] * effort.nodes;
+  const double outside = tables_.picture_time * effort.pictures + tables_.sample_time * effort.samples;
+  return (intra ? 0 : outside) + tables_.node_time[intra] * effort.search;
 }
 
 double Steering::saved(const Effort& effort, bool intra) const
@@ -70,7 +92,7 @@ double Steering::split_scale(bool intra) const
 {
   const Effort all      = total(intra);
   const double usual    = tables_.split_scale[intra];
-  const double measured = tables_.node_time[intra] * all.control_nodes;
+  const double measured = tables_.node_time[intra] * all.control_search;
   if (!(all.control_estimated > 0 && measured > 0)) return usual;
   const double weight = all.controls / (all.controls + tables_.split_scale_controls[intra]);
   return usual * std::pow(measured / (usual * all.control_estimated), weight);
@@ -84,7 +106,7 @@ double Steering::stock() const
 
 double Steering::control(double estimated)
 {
-  Sample&      sample      = samples_[layer_ == kSteeringIntra];
+  Sample&      sample      = controls_[layer_ == kSteeringIntra];
   const double root        = std::sqrt(estimated);
   sample.roots += root;
   const double probability = std::min(1.0, root / std::sqrt(sample.roots + kControlStart));
@@ -111,7 +133,7 @@ double Steering::prior_logit(int layer) const
 double Steering::prior_time(int layer) const
 {
   const float* line = tables_.log_time[layer];
-  return std::exp(line[0] + line[1] * (qp_ - kReferenceQp));
+  return samples_ * std::exp(line[0] + line[1] * (qp_ - kReferenceQp));
 }
 
 double Steering::common_error() const
@@ -145,10 +167,11 @@ double Steering::solve(const Mix& mix, double wanted, bool by_prior) const
   return (slowest + fastest) / 2;
 }
 
-double Steering::begin_picture(int qp, int temporal_id, bool intra, double log_kappa)
+double Steering::begin_picture(int qp, int temporal_id, bool intra, double samples, double log_kappa)
 {
   layer_ = intra ? int(kSteeringIntra) : std::min(temporal_id, int(kSteeringIntra) - 1);
   if (intra) qp_ = qp;
+  samples_ = samples;
   LayerState& current = layers_[size_t(layer_)];
   if (intra ? spent_ == 0 : current.remaining == 0)
     for (int i = 0; i < kSteeringLayers; i++) layers_[size_t(i)].remaining = kGop[i];

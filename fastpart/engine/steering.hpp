@@ -1,7 +1,7 @@
 // Steers kappa from picture to picture, so that the search takes a wanted share of the time of the same
 // search without skips.
 //
-// Time is a virtual clock, made of the number of nodes that the search visits and of constants of the model file:
+// Time is a virtual clock, made of the nodes that the search visits, by their size, and of constants of the model file:
 // equal input gives equal decisions. What a skipped split would have taken is estimated by the time
 // ensembles, and these are put right by controls: a sample of the splits that would have been skipped is tested
 // after all, with nothing skipped below, so that the clock shows what they take.
@@ -16,25 +16,29 @@ namespace fastpart {
 
 // What the search did in pictures of a layer. Estimated times in the unit of the time ensembles.
 struct Effort {
-  double pictures = 0;
-  double filtered = 0;                         // of them, where classes of filters were merged without repetition
-  double nodes = 0;                            // searched
+  double pictures = 0, samples = 0;            // and their luma samples
+  double filtered = 0;                         // of the pictures, where classes of filters were merged without repetition
+  double search = 0;                           // nodes searched, each by node_work
   double controls = 0;                         // splits that were tested although they would have been skipped
   // Of all splits that would have been skipped, as the controls say that stand for them: estimated time, and the
-  // nodes that it takes to test them.
-  double control_estimated = 0, control_nodes = 0;
+  // search that it takes to test them.
+  double control_estimated = 0, control_search = 0;
   std::array<double, kGroups> skipped{};       // estimated time of what was skipped, by group
 
   void add(const Effort& other);
 };
+
+// What the search of a node takes without its children: in inter pictures in nodes of 4x4 luma samples, in intra
+// pictures 1.
+double node_work(int width, int height, bool intra);
 
 class Steering {
  public:
   // target: wanted share, 0 to let kappa alone. tables must outlive this.
   Steering(const SteeringTables& tables, double target);
 
-  // ln of kappa for the next picture; log_kappa without a target.
-  double begin_picture(int qp, int temporal_id, bool intra, double log_kappa);
+  // ln of kappa for the next picture, of so many luma samples; log_kappa without a target.
+  double begin_picture(int qp, int temporal_id, bool intra, double samples, double log_kappa);
   void   end_picture(const Effort& effort);
   // A split of this estimated time would be skipped. 0: skip it. Else it is a control, and the number is how many
   // of its like it stands for.
@@ -74,9 +78,9 @@ class Steering {
   const SteeringTables& tables_;
   double                target_;
   double                spent_ = 0;
-  double                qp_ = 32, offset_ = 0;
+  double                qp_ = 32, samples_ = 0, offset_ = 0;
   int                   layer_ = kSteeringIntra;
-  std::array<Sample, 2> samples_;                                        // of inter and of intra pictures
+  std::array<Sample, 2> controls_;                                       // of inter and of intra pictures
   std::array<LayerState, kSteeringLayers> layers_;
   std::array<Effort, kSteeringLayers>     efforts_;
 };

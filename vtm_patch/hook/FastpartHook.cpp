@@ -188,7 +188,8 @@ void nodeEnter(const CodingStructure &cs, Partitioner &partitioner, const CodedC
   node.mt_depth     = int8_t(partitioner.currMtDepth);
   node.max_mt_depth = int8_t(cs.pcv->getMaxBtDepth(slice, channel) + partitioner.currImplicitBtDepth);
   node.child_index  = int8_t(partitioner.currPartIdx());
-  node.askable      = partitioner.getImplicitSplit(cs) == CU_DONT_SPLIT
+  node.forced       = partitioner.getImplicitSplit(cs) != CU_DONT_SPLIT;
+  node.askable      = !node.forced
                  && (CS::isDualITree(cs) || (partitioner.treeType == TREE_D && partitioner.modeType == MODE_TYPE_ALL));
   if (node.askable)
   {
@@ -284,10 +285,10 @@ void finish()
       const fastpart::Effort &effort = steering->efforts()[std::size_t(layer)];
       if (effort.pictures > 0)
       {
-        std::printf("fastpart: layer=%s pictures=%.0f filtered=%.0f nodes=%.0f controls=%.0f control_estimated=%.3f"
-                    " control_nodes=%.0f",
-                    layer_names[layer], effort.pictures, effort.filtered, effort.nodes, effort.controls,
-                    effort.control_estimated, effort.control_nodes);
+        std::printf("fastpart: layer=%s pictures=%.0f samples=%.0f filtered=%.0f search=%.0f controls=%.0f control_estimated=%.3f"
+                    " control_search=%.0f",
+                    layer_names[layer], effort.pictures, effort.samples, effort.filtered, effort.search, effort.controls,
+                    effort.control_estimated, effort.control_search);
         for (int group = 0; group < fastpart::kGroups; group++)
         {
           std::printf(" skipped_%s=%.3f", fastpart::kGroupNames[group], effort.skipped[std::size_t(group)]);
