@@ -14,13 +14,6 @@ constexpr float kMissing = std::numeric_limits<float>::quiet_NaN();
 constexpr float kLn2     = 0.69314718f;
 constexpr int   kMaxSize = 128;                // of a node, in luma samples
 
-int log2_of(int x)
-{
-  int n = 0;
-  while ((2 << n) <= x) n++;
-  return n;
-}
-
 float log_ratio(double a, double b)
 {
   return kLn2 * (fast_log2(float(a) + 1e-3f) - fast_log2(float(b) + 1e-3f));

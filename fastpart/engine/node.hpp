@@ -20,6 +20,14 @@ constexpr int kSplits     = 5;
 inline bool is_split(Candidate c) { return c <= Candidate::SplitTtV; }
 inline bool is_vertical(Candidate c) { return c == Candidate::SplitBtV || c == Candidate::SplitTtV; }
 
+// log2 of a size or an area, rounded down; x > 0.
+inline int log2_of(int x)
+{
+  int n = 0;
+  while ((2 << n) <= x) n++;
+  return n;
+}
+
 // Samples of one component; stride in samples.
 struct Plane {
   const int16_t* samples = nullptr;

@@ -186,9 +186,14 @@ void Session::enter(const NodeGeometry& geometry)
   depth_++;
 }
 
+// Below a control nothing is skipped, so questions would only be traced.
+bool Session::asks_about(const Node& node) const
+{
+  return node.geometry.askable && node.best.present && (control_.depth == 0 || trace_.active());
+}
+
 bool Session::ask(Node& node, Question& question, uint64_t now)
 {
-  if (control_.depth > 0 && !trace_.active()) return true;
   if (policy_) policy_->prefetch(question.candidate, node.geometry.intra_slice);
   question.best = node.best;
   for (const Event& event : node.events)
@@ -241,8 +246,8 @@ bool Session::ask(Node& node, Question& question, uint64_t now)
     record.y           = uint16_t(node.geometry.y);
     record.candidate   = uint8_t(question.candidate);
     record.flags       = refuse ? kPolicySkip : 0;
-    while ((1 << record.log2_width) < node.geometry.width) record.log2_width++;
-    while ((1 << record.log2_height) < node.geometry.height) record.log2_height++;
+    record.log2_width  = uint8_t(log2_of(node.geometry.width));
+    record.log2_height = uint8_t(log2_of(node.geometry.height));
     std::copy_n(features, int(kFeatures), record.features);
     const bool going = question.candidate == Candidate::Continue;
     node.pending.push_back({record, now, int(node.events.size()) - (going ? 1 : 0)});
@@ -258,12 +263,12 @@ bool Session::consider(Candidate candidate, const BestSoFar& best, Plane origina
   end_control();
   node.best    = best;
   node.partial = node.done = 0;
-  if (is_split(candidate) && !node.features.error_ready && reconstruction.samples && node.geometry.askable)
+  if (candidate != Candidate::Other && asks_about(node))
   {
-    node.features.prepare_error(original, reconstruction, node.geometry.width, node.geometry.height);
-  }
-  if (node.geometry.askable && candidate != Candidate::Other && best.present)
-  {
+    if (is_split(candidate) && !node.features.error_ready && reconstruction.samples)
+    {
+      node.features.prepare_error(original, reconstruction, node.geometry.width, node.geometry.height);
+    }
     Question question;
     question.candidate = candidate;
     if (!ask(node, question, watch.start())) return false;
@@ -284,7 +289,7 @@ bool Session::child_done(double partial_cost, int child_width, int child_height,
   Node&     node = stack_[depth_ - 1];
   node.partial   = partial_cost;
   node.done      = std::min(1.0, node.done + double(child_width) * child_height / node.area());
-  if (!may_stop || !node.geometry.askable || !node.best.present || node.done >= 1) return true;
+  if (!may_stop || !asks_about(node) || node.done >= 1) return true;
   Question question;
   question.candidate    = Candidate::Continue;
   question.under_way    = node.events.back().candidate;

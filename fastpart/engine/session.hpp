@@ -103,6 +103,7 @@ class Session {
     double search = 0;                                      // of effort_ when it began
   };
 
+  bool   asks_about(const Node& node) const;
   bool   ask(Node& node, Question& question, uint64_t now);
   void   end_control();
   Budget budget_below() const;

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "node.hpp"
+
 namespace fastpart {
 namespace steering_detail {
 
@@ -52,10 +54,7 @@ void Effort::add(const Effort& other)
 double node_work(int width, int height, bool intra)
 {
   static const WorkTable table;
-  if (intra) return 1;
-  size_t doublings = 0;                        // of 4x4 luma samples
-  while ((16 << doublings) < width * height) doublings++;
-  return table.work[doublings];
+  return intra ? 1 : table.work[log2_of(width * height) - log2_of(4 * 4)];
 }
 
 Steering::Steering(const SteeringTables& tables, double target) : tables_(tables), target_(target) {}
