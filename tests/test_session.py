@@ -123,6 +123,24 @@ def test_a_cut_trace_loses_only_its_last_block(luma, tmp_path):
     assert (cut.records["regret"] == whole.records["regret"][:kept]).all()
 
 
+@pytest.mark.parametrize(
+    ("size", "candidates"), [(16, {QT, INTRA, AMVR_FULL, CONTINUE}), (8, {QT, INTRA, AMVR_FULL})]
+)
+def test_questions_that_save_nothing_are_not_asked(luma, tmp_path, size, candidates):
+    path = tmp_path / "t.fpt"
+    session = open_session(luma, path)
+    session.enter(0, 0, size, size)
+    assert session.consider(OTHER)
+    session.result(10 * BIT)
+    for candidate in (AMVR_HALF, AMVR_FULL, INTRA, QT):
+        assert session.consider(candidate, 10 * BIT)
+    assert session.child_done(BIT, size // 2, size // 2)
+    session.leave()
+    session.end_ctu()
+    session.finish()
+    assert set(read_trace(path).records["candidate"].tolist()) == candidates
+
+
 def test_exploration_skips_its_share_and_repeats(luma):
     def run(seed):
         session = open_session(luma, explore_skip=0.3, seed=seed)

@@ -14,6 +14,20 @@ Group group_of(Candidate candidate, bool intra_slice)
   return intra_slice ? Group::SplitIntra : Group::SplitInter;
 }
 
+// Of all questions in traces of the full search, half-sample AMVR is 14 % and going on in nodes this small 3 %; of all
+// time saved at T near 0.65 they are 0.6 % and 0.3 % (training/results/ablation.md).
+bool worth_asking(Candidate candidate, int area)
+{
+  constexpr int kLeastToGoOn = 256;
+  switch (candidate)
+  {
+  case Candidate::AmvrHalf:
+  case Candidate::Other: return false;
+  case Candidate::Continue: return area >= kLeastToGoOn;
+  default: return true;
+  }
+}
+
 Policy::Policy(Model model) : model_(std::move(model))
 {
   const std::vector<std::string> wanted = feature_names();

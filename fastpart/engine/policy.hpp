@@ -8,6 +8,9 @@ namespace fastpart {
 
 Group group_of(Candidate candidate, bool intra_slice);
 
+// Whether skipping such a candidate in a node of so many luma samples saves far more than asking costs.
+bool worth_asking(Candidate candidate, int area);
+
 class Policy {
  public:
   // Throws std::runtime_error if the model was made for other features than this engine's.

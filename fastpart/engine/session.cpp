@@ -132,15 +132,16 @@ void Session::end_control()
   control_.depth = 0;
 }
 
-Budget Session::budget_below() const
+Budget Session::budget() const
 {
   Budget budget;
-  if (depth_ == 0) return budget;
+  const size_t ancestors = depth_ - 1;
+  if (ancestors == 0) return budget;
   auto density = [](const Node& node) { return node.best.present ? float(node.best.cost / node.area()) : 0.0f; };
-  budget.parent_density = density(stack_[depth_ - 1]);
-  if (depth_ > 1) budget.grandparent_density = density(stack_[depth_ - 2]);
+  budget.parent_density = density(stack_[ancestors - 1]);
+  if (ancestors > 1) budget.grandparent_density = density(stack_[ancestors - 2]);
   double spent = 0, area_done = 0, least = kInfinity;
-  for (size_t i = depth_; i-- > 0;)
+  for (size_t i = ancestors; i-- > 0;)
   {
     const Node& node = stack_[i];
     spent += node.partial;
@@ -150,7 +151,7 @@ Budget Session::budget_below() const
     const double affordable = std::max((node.best.cost - spent) / area_left, 1.0);
     const float  pace =
       std::clamp(0.69314718f * (fast_log2(float(affordable)) - fast_log2(density(node) + 1e-3f)), -kPaceLimit, kPaceLimit);
-    if (i == depth_ - 1) budget.pace_parent = pace;
+    if (i == ancestors - 1) budget.pace_parent = pace;
     if (least == kInfinity || pace < budget.pace_least) budget.pace_least = pace;
     least = std::min(least, affordable);
   }
@@ -161,12 +162,10 @@ Budget Session::budget_below() const
 void Session::enter(const NodeGeometry& geometry)
 {
   Stopwatch watch(counters_.engine_cycles);
-  const Budget budget = budget_below();
   if (stack_.size() <= depth_) stack_.resize(depth_ + 1);
   Node& node      = stack_[depth_];
   node.geometry   = geometry;
   node.features   = NodeFeatures();
-  node.budget     = budget;
   node.events.clear();
   node.pending.clear();
   node.best    = BestSoFar();
@@ -187,9 +186,10 @@ void Session::enter(const NodeGeometry& geometry)
 }
 
 // Below a control nothing is skipped, so questions would only be traced.
-bool Session::asks_about(const Node& node) const
+bool Session::asks(const Node& node, Candidate candidate) const
 {
-  return node.geometry.askable && node.best.present && (control_.depth == 0 || trace_.active());
+  return node.geometry.askable && node.best.present && (control_.depth == 0 || trace_.active()) &&
+         worth_asking(candidate, node.geometry.width * node.geometry.height);
 }
 
 bool Session::ask(Node& node, Question& question, uint64_t now)
@@ -203,7 +203,11 @@ bool Session::ask(Node& node, Question& question, uint64_t now)
     double& cost = is_split(event.candidate) ? question.split_cost[int(event.candidate)] : question.unsplit_cost;
     if (cost == 0 || event.cost < cost) cost = event.cost;
   }
-  if (!node.features.texture_ready) node.features.prepare_texture(node.geometry, picture_, history_);
+  if (!node.features.texture_ready)
+  {
+    node.features.prepare_texture(node.geometry, picture_, history_);
+    node.budget = budget();                    // its ancestors wait: the same until it is left
+  }
 
   float features[kFeatures];
   extract(node.geometry, node.parent_split, node.features, node.budget, question, features);
@@ -263,7 +267,7 @@ bool Session::consider(Candidate candidate, const BestSoFar& best, Plane origina
   end_control();
   node.best    = best;
   node.partial = node.done = 0;
-  if (candidate != Candidate::Other && asks_about(node))
+  if (asks(node, candidate))
   {
     if (is_split(candidate) && !node.features.error_ready && reconstruction.samples)
     {
@@ -289,7 +293,7 @@ bool Session::child_done(double partial_cost, int child_width, int child_height,
   Node&     node = stack_[depth_ - 1];
   node.partial   = partial_cost;
   node.done      = std::min(1.0, node.done + double(child_width) * child_height / node.area());
-  if (!may_stop || !asks_about(node) || node.done >= 1) return true;
+  if (!may_stop || node.done >= 1 || !asks(node, Candidate::Continue)) return true;
   Question question;
   question.candidate    = Candidate::Continue;
   question.under_way    = node.events.back().candidate;

@@ -103,10 +103,10 @@ class Session {
     double search = 0;                                      // of effort_ when it began
   };
 
-  bool   asks_about(const Node& node) const;
+  bool   asks(const Node& node, Candidate candidate) const;
   bool   ask(Node& node, Question& question, uint64_t now);
   void   end_control();
-  Budget budget_below() const;
+  Budget budget() const;                                    // of the node searched
   void   end_picture();
   double random();
 
