@@ -14,11 +14,12 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, Protocol
 
-from fastpart.encode import DEFAULT_CFG
+from fastpart.encode import configuration
 from fastpart.errors import FastpartError
 from fastpart.media import Clip
+from fastpart.presets import require_stock
 from fastpart.record import sha256_file
-from fastpart.vtm import VtmHome, binary_info, encode_command, speed_options
+from fastpart.vtm import VtmHome, binary_info, encode_command, predictor_options
 
 #: What a command template may name in braces.
 PLACEHOLDERS = (
@@ -62,8 +63,7 @@ class Vtm:
     """An EncoderApp of VTM, whose log and reconstruction can be read.
 
     encoder: the binary. cfg_files: configuration files, in order. options: further VTM options,
-    which override them. model, kappa, target_ratio: of the learned predictor, see `fastpart.vtm.speed_options`;
-    None for the encoder's own.
+    which override them. model: of the learned predictor; None for the encoder's own.
     version: what the binary calls itself.
     Raises FastpartError when a file is missing or the binary is no VTM.
     """
@@ -77,12 +77,10 @@ class Vtm:
         options: Mapping[str, Any] | None = None,
         *,
         model: Path | None = None,
-        kappa: float | None = None,
-        target_ratio: float | None = None,
     ):
         self.encoder = Path(encoder)
         self.cfg_files = [Path(path) for path in cfg_files]
-        self.options = {**(options or {}), **speed_options(kappa, target_ratio)}
+        self.options = dict(options or {})
         self.model = None if model is None else Path(model)
         if self.model and not self.model.is_file():
             raise FastpartError(f"{self.model}: no such model file; check --model")
@@ -126,17 +124,28 @@ class Vtm:
 
 
 class StockVtm(Vtm):
-    """The stock encoder of the user's VTM folder."""
+    """The stock encoder of the user's VTM folder. cfg: configurations instead of random access, preset: of
+    `fastpart.presets`, after these."""
 
     name = "vtm-stock"
 
-    def __init__(self, home: VtmHome, options: Mapping[str, Any] | None = None):
-        super().__init__(home.encoder("stock"), [home.cfg(DEFAULT_CFG)], options)
-        self.label = f"VTM-{self.version} stock" + _options_text(self.options)
+    def __init__(
+        self,
+        home: VtmHome,
+        options: Mapping[str, Any] | None = None,
+        *,
+        cfg: Sequence[str | Path] | None = None,
+        preset: str | None = None,
+    ):
+        if preset:
+            require_stock(preset)
+        super().__init__(home.encoder("stock"), configuration(home, cfg, preset), options)
+        self.label = f"VTM-{self.version} stock" + _settings_text(preset, self.options)
 
 
 class PatchedVtm(Vtm):
-    """The patched encoder of the user's VTM folder, with the predictor on."""
+    """The patched encoder of the user's VTM folder, with the predictor on; cfg and preset as of `StockVtm`, kappa
+    and target_ratio as in `fastpart.vtm.predictor_options`."""
 
     name = "vtm-patched"
 
@@ -145,17 +154,19 @@ class PatchedVtm(Vtm):
         home: VtmHome,
         options: Mapping[str, Any] | None = None,
         *,
+        cfg: Sequence[str | Path] | None = None,
+        preset: str | None = None,
         model: Path | None = None,
         kappa: float | None = None,
         target_ratio: float | None = None,
     ):
+        predictor = predictor_options(kappa, target_ratio, preset)
         super().__init__(
-            home.encoder("patched"), [home.cfg(DEFAULT_CFG)], {"FastPart": 1, **(options or {})},
-            model=model, kappa=kappa, target_ratio=target_ratio,
+            home.encoder("patched"), configuration(home, cfg, preset), {**(options or {}), **predictor}, model=model,
         )
         self.info.require_fastpart()
         shown = {name: value for name, value in self.options.items() if name != "FastPart"}
-        self.label = f"VTM-{self.version} with fastpart" + _options_text(shown)
+        self.label = f"VTM-{self.version} with fastpart" + _settings_text(preset, shown)
 
 
 class Command:
@@ -240,5 +251,5 @@ class Command:
         }
 
 
-def _options_text(options: Mapping[str, Any]) -> str:
-    return "".join(f" {name}={value}" for name, value in options.items())
+def _settings_text(preset: str | None, options: Mapping[str, Any]) -> str:
+    return (f", preset {preset}" if preset else "") + "".join(f" {name}={value}" for name, value in options.items())

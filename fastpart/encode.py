@@ -9,13 +9,14 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fastpart.errors import FastpartError
 from fastpart.media import Clip, open_clip, parse_size
-from fastpart.presets import preset_file, preset_options, resulting
+from fastpart.presets import preset_file, require_stock, resulting
+from fastpart.ratematch import LAMBDA_OPTIONS, match_rate, matches, miss, settings
 from fastpart.record import encode_record, write_json_atomic
 from fastpart.vtm import (
     EncodeResult,
@@ -24,11 +25,17 @@ from fastpart.vtm import (
     binary_info,
     encode_command,
     intra_period_for,
+    predictor_options,
     run_encoder,
-    speed_options,
 )
 
 DEFAULT_CFG = "encoder_randomaccess_vtm.cfg"
+
+#: Exit code when no trial has the wanted rate.
+NOT_MATCHED = 2
+
+#: Encodes that --match-rate makes at most.
+MOST_TRIALS = 6
 
 #: VTM options that this command sets itself, and what to use instead of --option.
 OWN_OPTIONS = {
@@ -86,6 +93,10 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
                          "encode nothing")
     encoder.add_argument("--option", action="append", default=[], metavar="KEY=VALUE",
                          help="passed to VTM as --KEY=VALUE; repeatable")
+    encoder.add_argument("--match-rate", type=float, metavar="KBPS", help="encode again, from --qp on, with another QP "
+                         f"and lambda until the rate without SEI is this, {MOST_TRIALS} times at most")
+    encoder.add_argument("--rate-tolerance", type=float, default=2, metavar="PERCENT",
+                         help="by which it may miss that (default: 2)")
     encoder.add_argument("--intra-period", type=int, metavar="N",
                          help="pictures (default: the multiple of 32 nearest to one second)")
     encoder.add_argument("--hash", action="store_true", help="write picture hashes, which the "
@@ -106,18 +117,23 @@ def run(args: argparse.Namespace) -> int:
     options = _vtm_options(args)
     home = VtmHome.find(args.vtm_home)
     if args.print_config:
-        for name, value, origin in resulting(_cfg_files(home, args), options):
+        for name, value, origin in resulting(configuration(home, args.cfg, args.preset), options):
             print(f"{name:30}: {value:40} # {origin}")
         return 0
     if args.input is None or args.output is None or args.qp is None:
         raise FastpartError("encode: INPUT, -o OUT.266 and --qp are wanted")
     if not 0 <= args.qp <= 63:
         raise FastpartError(f"--qp {args.qp}: wanted 0 to 63")
+    if args.match_rate is not None:
+        if not (args.match_rate > 0 and args.rate_tolerance > 0):
+            raise FastpartError("--match-rate, --rate-tolerance: wanted kbps and a percentage above 0")
+        if taken := sorted(options.keys() & set(LAMBDA_OPTIONS)):
+            raise FastpartError(f"--option {taken[0]}: --match-rate sets it; leave one of them out")
     variant = "stock" if args.stock else "patched"
     encoder = home.encoder(variant)
     if variant == "patched":
         binary_info(encoder).require_fastpart()
-    cfg_files = _cfg_files(home, args)
+    cfg_files = configuration(home, args.cfg, args.preset)
     if args.model and not Path(args.model).is_file():
         raise FastpartError(f"{args.model}: no such model file; check --model")
 
@@ -143,38 +159,88 @@ def run(args: argparse.Namespace) -> int:
             workdir=work,
         )
         intra_period = args.intra_period or intra_period_for(clip.fps)
-        command = encode_command(
-            encoder, cfg_files, clip, args.qp, work / output.name,
-            recon_work / recon.name if recon else None, options, intra_period=intra_period,
-        )
-        started = datetime.now(UTC)
-        try:
-            progress = _Progress(clip.frames)
+
+        def encode(qp: int, more: dict[str, object], name: str) -> tuple[EncodeResult, dict]:
+            """Encode into the work folders under this name; what was measured, and its record."""
+            command = encode_command(
+                encoder, cfg_files, clip, qp, work / name, recon_work / name if recon else None,
+                options | more, intra_period=intra_period,
+            )
+            started = datetime.now(UTC)
             try:
-                result = run_encoder(command, log_path, progress.show, args.core)
-            finally:
-                progress.close()
-        except KeyboardInterrupt:
-            log_path.unlink(missing_ok=True)
-            raise
-        record = encode_record(
-            result, variant=variant, clip=clip, source=args.input, cfg_files=cfg_files, qp=args.qp,
-            intra_period=intra_period, bitstream=work / output.name, bitstream_name=output,
-            started=started, model=args.model,
-        )
+                progress = _Progress(clip.frames)
+                try:
+                    result = run_encoder(command, log_path, progress.show, args.core)
+                finally:
+                    progress.close()
+            except KeyboardInterrupt:
+                log_path.unlink(missing_ok=True)
+                raise
+            return result, encode_record(
+                result, variant=variant, clip=clip, source=args.input, cfg_files=cfg_files, qp=qp,
+                intra_period=intra_period, bitstream=work / name, bitstream_name=output,
+                started=started, model=args.model,
+            )
+
+        if args.match_rate is None:
+            name, matched = output.name, True
+            result, record = encode(args.qp, {}, name)
+        else:
+            name, result, record, matched = _match(encode, args, work)
         record_path.unlink(missing_ok=True)
         if recon:
-            (recon_work / recon.name).replace(recon)
-        (work / output.name).replace(output)
+            (recon_work / name).replace(recon)
+        (work / name).replace(output)
         write_json_atomic(record_path, record)
     print(_summary(output, clip, result, record))
-    return 0
+    if not matched:
+        print(
+            f"fastpart: {output}: {record['kbps_without_sei']:.2f} kbps is the nearest to {args.match_rate:g} kbps "
+            f"that {len(record['rate_match']['trials'])} trials came; start at another --qp, or widen --rate-tolerance",
+            file=sys.stderr,
+        )
+    return 0 if matched else NOT_MATCHED
 
 
-def _cfg_files(home: VtmHome, args: argparse.Namespace) -> list[Path]:
-    """Configuration files in the order in which the encoder reads them."""
-    files = [home.cfg(name) for name in args.cfg or [DEFAULT_CFG]]
-    return [*files, preset_file(args.preset)] if args.preset else files
+def _match(
+    encode: Callable[[int, dict[str, object], str], tuple[EncodeResult, dict]], args: argparse.Namespace, work: Path
+) -> tuple[str, EncodeResult, dict, bool]:
+    """Encode until the rate matches; file name, result and record of the nearest trial, and whether it does.
+
+    Trials are recorded with their user times; the times of the record are those of its own encode.
+    """
+    done: list[tuple[str, EncodeResult, dict]] = []
+
+    def trial(qp: float) -> float:
+        whole, more = settings(qp)
+        name = f"trial{len(done)}"
+        print(f"fastpart: trial {len(done) + 1} at QP {qp:.2f}", file=sys.stderr, flush=True)
+        result, record = encode(whole, more, name)
+        done.append((name, result, record))
+        print(f"fastpart: {record['kbps_without_sei']:.2f} kbps for {args.match_rate:g}", file=sys.stderr, flush=True)
+        return record["kbps_without_sei"]
+
+    tolerance = args.rate_tolerance / 100
+    trials = match_rate(trial, args.match_rate, args.qp, tolerance, MOST_TRIALS)
+    nearest = min(range(len(trials)), key=lambda i: abs(miss(trials[i], args.match_rate)))
+    name, result, record = done[nearest]
+    record["rate_match"] = {
+        "wanted_kbps": args.match_rate,
+        "trials": [
+            {"qp": trial.qp, "kbps_without_sei": trial.kbps, "user_s": made["times"]["user_s"]}
+            for trial, (_, _, made) in zip(trials, done, strict=True)
+        ],
+    }
+    return name, result, record, matches(trials[nearest], args.match_rate, tolerance)
+
+
+def configuration(home: VtmHome, cfg: Sequence[str | Path] | None, preset: str | None) -> list[Path]:
+    """Configuration files in the order in which the encoder reads them.
+
+    cfg: files of the cfg folder, or paths; None for random access. Raises FastpartError for one that is missing.
+    """
+    files = [home.cfg(name) for name in cfg or [DEFAULT_CFG]]
+    return [*files, preset_file(preset)] if preset else files
 
 
 def _vtm_options(args: argparse.Namespace) -> dict[str, object]:
@@ -186,13 +252,10 @@ def _vtm_options(args: argparse.Namespace) -> dict[str, object]:
         raise FastpartError(
             "--stock: runs without the predictor; leave out --target-ratio, --kappa and --model"
         )
-    learned = args.preset and any(name.startswith("FastPart") for name in preset_options(args.preset))
-    if args.stock and learned:
-        raise FastpartError(f"--stock: preset {args.preset} wants the predictor; leave out one of them")
+    if args.stock and args.preset:
+        require_stock(args.preset)
     if not args.stock:
-        speed = speed_options(args.kappa, args.target_ratio)
-        if speed or not args.preset:
-            options |= {"FastPart": 1, **speed}
+        options |= predictor_options(args.kappa, args.target_ratio, args.preset)
         if args.model:
             options["FastPartModel"] = args.model
     for text in args.option:

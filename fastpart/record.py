@@ -17,6 +17,8 @@ clip            width, height (luma samples), fps ("30000/1001"), bit_depth of t
                 frames, start (first frame of the input that was coded)
 qp              base quantisation parameter
 intra_period    pictures
+rate_match      only of an encode with a wanted rate: wanted_kbps; trials: list of qp (not whole where lambda
+                was scaled), kbps_without_sei and user_s of each, this one among them
 bitstream       path, sha256, bits and sei_bits (part of bits; with start codes, H.266 Annex B)
 kbps            bitrate of the whole bitstream at the clip's frame rate
 kbps_without_sei  the same without SEI NAL units; equals VTM's own summary

@@ -270,6 +270,15 @@ def speed_options(kappa: float | None, target_ratio: float | None) -> dict[str, 
     return {} if target_ratio is None else {"FastPartTargetRatio": target_ratio}
 
 
+def predictor_options(
+    kappa: float | None = None, target_ratio: float | None = None, preset: str | None = None
+) -> dict[str, float]:
+    """Options that switch the predictor on, at a speed as in `speed_options`. With a preset, that alone decides
+    whether it runs, unless a speed is given."""
+    speed = speed_options(kappa, target_ratio)
+    return {"FastPart": 1, **speed} if speed or not preset else {}
+
+
 def parse_counters(line: str) -> dict[str, str]:
     """Fields of a `fastpart: key=value key=value` line; empty for any other line.
 

@@ -6,7 +6,9 @@ import pytest
 from test_encode import fastpart_encode
 
 from fastpart import presets
+from fastpart.backend import PatchedVtm, StockVtm
 from fastpart.errors import FastpartError
+from fastpart.vtm import VtmHome
 
 
 def test_the_last_that_sets_an_option_decides(tmp_path):
@@ -59,8 +61,27 @@ def test_the_encoder_gets_the_preset_last(clip, stub_home, tmp_path):
 def test_a_learned_preset_is_not_for_the_stock_encoder(stub_home, tmp_path, monkeypatch):
     monkeypatch.setattr(presets, "FOLDER", tmp_path)
     (tmp_path / "learned.cfg").write_text("FastPart : 1\n")
-    with pytest.raises(FastpartError, match="--stock: preset learned wants the predictor"):
+    with pytest.raises(FastpartError, match="preset learned: wants the predictor, which the stock encoder lacks"):
         fastpart_encode("--print-config", "--vtm-home", stub_home, "--preset", "learned", "--stock")
+    with pytest.raises(FastpartError, match="preset learned: wants the predictor, which the stock encoder lacks"):
+        StockVtm(VtmHome.find(stub_home), preset="learned")
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({}, {"FastPart": 1}),
+        ({"preset": "reduced"}, {}),
+        ({"preset": "reduced", "target_ratio": 0.75}, {"FastPart": 1, "FastPartTargetRatio": 0.75}),
+    ],
+)
+def test_a_back_end_takes_a_preset_as_encode_does(clip, stub_home, tmp_path, settings, options):
+    backend = PatchedVtm(VtmHome.find(stub_home), {"MTS": 2}, **settings)
+    argv = backend.command(clip, 32, tmp_path / "a.266", intra_period=64, picture_hash=False)
+    files = [argv[i + 1].rpartition("/")[2] for i, word in enumerate(argv) if word == "-c"]
+    assert files == ["encoder_randomaccess_vtm.cfg"] + ["reduced.cfg"] * ("preset" in settings)
+    assert backend.options == {"MTS": 2, **options}
+    assert ("preset reduced" in backend.label) == ("preset" in settings)
 
 
 def test_what_is_wanted_to_encode_is_said(stub_home):

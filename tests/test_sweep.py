@@ -30,7 +30,7 @@ from sweep_tools import (
 from fastpart import cli
 from fastpart.bitstream import bitstream_bits
 from fastpart.errors import FastpartError
-from fastpart.media import open_clip
+from fastpart.media import load_cuts, open_clip
 from fastpart.timing.sweep.analysis import analyse, pareto_front
 from fastpart.timing.sweep.cell import digest
 from fastpart.timing.sweep.driver import load_sweep
@@ -57,6 +57,14 @@ def test_a_grid_is_the_product_of_what_varies(tmp_path):
         "backend": "vtm-patched", "kappa": 2.0, "options": {"MTS": 4, "MaxMTTHierarchyDepth": 3},
     }
     assert grid.files == (tmp_path / "a_64x64_30.yuv",)
+
+
+def test_the_grids_of_the_repository_are_sound():
+    grids = [path for path in Path(__file__).parents[1].glob("timing/sweep/grids/*.toml") if not path.stem.endswith("_cuts")]
+    assert grids
+    for path in grids:
+        grid = load_grid(path)
+        assert grid.encoders and set(grid.cuts) <= set(load_cuts(grid.cuts_file))
 
 
 @pytest.mark.parametrize(("text", "said"), [

@@ -36,6 +36,7 @@ from fastpart.vtm import (
     VtmHome,
     intra_period_for,
     run_encoder,
+    speed_options,
 )
 
 #: What sharing a core is good for, in the help of commands.
@@ -161,9 +162,10 @@ def session_folder(out: Path) -> Iterator[Path]:
 
 
 def _plan_backend(variant: Variant, home: VtmHome, cfg: Path) -> Vtm:
+    speed = speed_options(variant.kappa, variant.target_ratio)
     backend = Vtm(
-        home.encoder(variant.binary), [cfg], {"SEIDecodedPictureHash": 1, **variant.options},
-        model=variant.model, kappa=variant.kappa, target_ratio=variant.target_ratio,
+        home.encoder(variant.binary), [cfg], {"SEIDecodedPictureHash": 1, **variant.options, **speed},
+        model=variant.model,
     )
     if variant.binary == "patched":
         backend.info.require_fastpart()

@@ -121,6 +121,7 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
                        help="a command, or a folder of ready bitstreams named as in a submission "
                        "(default: the edition's)")
     entry.add_argument("--model", type=Path, metavar="FILE", help="of the patched encoder")
+    entry.add_argument("--preset", metavar="NAME", help="of the patched encoder, as for fastpart encode")
     speed = entry.add_mutually_exclusive_group()
     speed.add_argument("--target-ratio", type=float, metavar="R", help="of the patched encoder")
     speed.add_argument("--kappa", type=float, help="of the patched encoder")
@@ -237,12 +238,14 @@ def _entry(args: argparse.Namespace, edition: Edition) -> Backend:
     if args.image:
         return Image(args.image, args.entry or DEFAULT_ARGUMENTS)
     if args.entry:
-        if args.model or args.kappa is not None or args.target_ratio is not None:
+        if args.model or args.preset or args.kappa is not None or args.target_ratio is not None:
             raise FastpartError(
-                "--entry: --model, --kappa and --target-ratio are for the patched encoder"
+                "--entry: --model, --preset, --kappa and --target-ratio are for the patched encoder"
             )
         return Command(args.entry)
-    more = {"model": args.model, "kappa": args.kappa, "target_ratio": args.target_ratio}
+    more = {
+        "model": args.model, "preset": args.preset, "kappa": args.kappa, "target_ratio": args.target_ratio,
+    }
     spec = {**edition.entry, **{key: value for key, value in more.items() if value is not None}}
     return _backend(spec, VtmHome.find(args.vtm_home, spec.get("version", VERSION)))
 
@@ -253,7 +256,9 @@ def _backend(spec: Mapping[str, Any], home: VtmHome) -> Backend:
     if spec["backend"] == "vtm-stock":
         return StockVtm(home, options)
     if spec["backend"] == "vtm-patched":
-        own = {key: options.pop(key) for key in ("model", "kappa", "target_ratio") if key in options}
+        own = {
+            key: options.pop(key) for key in ("model", "preset", "kappa", "target_ratio") if key in options
+        }
         return PatchedVtm(home, options, **own)
     try:
         module = importlib.import_module("fastpart.vvenc")

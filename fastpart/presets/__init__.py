@@ -24,6 +24,12 @@ def preset_options(name: str) -> dict[str, str]:
     return read_cfg(preset_file(name))
 
 
+def require_stock(name: str) -> None:
+    """Raises FastpartError for a preset that the stock encoder cannot run."""
+    if any(option.startswith("FastPart") for option in preset_options(name)):
+        raise FastpartError(f"preset {name}: wants the predictor, which the stock encoder lacks; leave out one of them")
+
+
 def read_cfg(path: str | Path) -> dict[str, str]:
     """Options of a VTM configuration file, name to value; of one that is given twice, the last.
 

@@ -14,8 +14,8 @@ repetitions     of a point whose time is measured; default 1
 segments        true: cells split at intra periods, joined with parcat; for quality only
 
 [encoder.NAME]  backend: "vtm-stock", "vtm-patched", "vvenc" or "command"
-                VTM: cfg (list of configurations; default: random access), options (table); patched
-                besides: model (file, relative to this file), kappa or target_ratio
+                VTM: cfg (list of configurations; default: random access), preset (after these), options
+                (table); patched besides: model (file, relative to this file), kappa or target_ratio
                 vvenc: preset, accelerate, options; command: template, as of `fastpart verify --entry`
                 vary: table of lists; an encoder for each combination, NAME-KEY=VALUE. A key is one of
                 the encoder's own (kappa, target_ratio, preset, ...) or else an option
@@ -49,8 +49,8 @@ _KEYS = {
 
 #: Keys of an encoder by back end, besides backend and vary.
 _ENCODER_KEYS = {
-    "vtm-stock": {"cfg": list, "options": dict},
-    "vtm-patched": {"cfg": list, "options": dict, "model": str, "kappa": (int, float),
+    "vtm-stock": {"cfg": list, "preset": str, "options": dict},
+    "vtm-patched": {"cfg": list, "preset": str, "options": dict, "model": str, "kappa": (int, float),
                     "target_ratio": (int, float)},
     "vvenc": {"preset": str, "accelerate": bool, "options": dict, "model": str},
     "command": {"template": str},
@@ -139,7 +139,7 @@ def make_backend(entry: Mapping[str, Any], home: VtmHome, folder: Path) -> Backe
     Raises FastpartError for what cannot be made.
     """
     kind = entry["backend"]
-    settings = {key: value for key, value in entry.items() if key not in ("backend", "cfg", "vary")}
+    settings = {key: value for key, value in entry.items() if key not in ("backend", "vary")}
     if "model" in settings:
         settings["model"] = folder / settings["model"]
     if kind == "command":
@@ -150,10 +150,7 @@ def make_backend(entry: Mapping[str, Any], home: VtmHome, folder: Path) -> Backe
         except ModuleNotFoundError as error:
             raise FastpartError(f"back end vvenc: cannot be made ({error})") from error
         return vvenc.Vvenc(**settings)
-    backend = (StockVtm if kind == "vtm-stock" else PatchedVtm)(home, **settings)
-    if "cfg" in entry:
-        backend.cfg_files = [home.cfg(name) for name in entry["cfg"]]
-    return backend
+    return (StockVtm if kind == "vtm-stock" else PatchedVtm)(home, **settings)
 
 
 def _check_table(path: Path, what: str, found: Any, known: Mapping[str, Any]) -> None:
