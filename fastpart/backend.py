@@ -162,7 +162,7 @@ class PatchedVtm(Vtm):
     ):
         predictor = predictor_options(kappa, target_ratio, preset)
         super().__init__(
-            home.encoder("patched"), configuration(home, cfg, preset), {**(options or {}), **predictor}, model=model,
+            home.encoder("patched"), configuration(home, cfg, preset), {**predictor, **(options or {})}, model=model,
         )
         self.info.require_fastpart()
         shown = {name: value for name, value in self.options.items() if name != "FastPart"}

@@ -216,6 +216,7 @@ def _match(
         name = f"trial{len(done)}"
         print(f"fastpart: trial {len(done) + 1} at QP {qp:.2f}", file=sys.stderr, flush=True)
         result, record = encode(whole, more, name)
+        result.log_path.replace(work / f"{name}.log")
         done.append((name, result, record))
         print(f"fastpart: {record['kbps_without_sei']:.2f} kbps for {args.match_rate:g}", file=sys.stderr, flush=True)
         return record["kbps_without_sei"]
@@ -224,6 +225,7 @@ def _match(
     trials = match_rate(trial, args.match_rate, args.qp, tolerance, MOST_TRIALS)
     nearest = min(range(len(trials)), key=lambda i: abs(miss(trials[i], args.match_rate)))
     name, result, record = done[nearest]
+    (work / f"{name}.log").replace(result.log_path)
     record["rate_match"] = {
         "wanted_kbps": args.match_rate,
         "trials": [

@@ -82,6 +82,7 @@ def test_a_back_end_takes_a_preset_as_encode_does(clip, stub_home, tmp_path, set
     assert files == ["encoder_randomaccess_vtm.cfg"] + ["reduced.cfg"] * ("preset" in settings)
     assert backend.options == {"MTS": 2, **options}
     assert ("preset reduced" in backend.label) == ("preset" in settings)
+    assert PatchedVtm(VtmHome.find(stub_home), {"FastPart": 0}, **settings).options["FastPart"] == 0
 
 
 def test_what_is_wanted_to_encode_is_said(stub_home):

@@ -64,6 +64,7 @@ def test_encode_keeps_the_nearest_trial_and_records_all(clip, stub_home, tmp_pat
     assert fastpart_encode(*arguments, "--force", "--match-rate", kbps * 1.1) == 2
     record = json.loads((tmp_path / "a.266.json").read_text())
     assert 1 < len(record["rate_match"]["trials"]) <= 6
+    assert f"QP {record['qp']} )" in (tmp_path / "a.266.log").read_text()
     assert "is the nearest to" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".part") == []
 

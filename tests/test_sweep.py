@@ -60,7 +60,8 @@ def test_a_grid_is_the_product_of_what_varies(tmp_path):
 
 
 def test_the_grids_of_the_repository_are_sound():
-    grids = [path for path in Path(__file__).parents[1].glob("timing/sweep/grids/*.toml") if not path.stem.endswith("_cuts")]
+    folder = Path(__file__).parents[1] / "timing/sweep/grids"
+    grids = [path for path in folder.glob("*.toml") if not path.stem.endswith("_cuts")]
     assert grids
     for path in grids:
         grid = load_grid(path)

@@ -57,6 +57,9 @@ EXIT_CODES = {PASS: 0, FAIL: 2, INCONCLUSIVE: 3, NOT_MEASURED: 3}
 #: Record of a bitstream that was not encoded here, with the keys that the verdict needs.
 READY_SCHEMA = "fastpart.ready/1"
 
+#: What the command line or an edition may set of the patched encoder, besides VTM options.
+PATCHED_SETTINGS = ("model", "preset", "kappa", "target_ratio")
+
 #: How the bitstreams of a submission may end.
 STREAM_SUFFIXES = (".266", ".vvc", ".bin")
 
@@ -237,16 +240,14 @@ def _anchor(args: argparse.Namespace, edition: Edition, home: VtmHome) -> Backen
 def _entry(args: argparse.Namespace, edition: Edition) -> Backend:
     if args.image:
         return Image(args.image, args.entry or DEFAULT_ARGUMENTS)
+    own = {key: getattr(args, key) for key in PATCHED_SETTINGS if getattr(args, key) is not None}
     if args.entry:
-        if args.model or args.preset or args.kappa is not None or args.target_ratio is not None:
+        if own:
             raise FastpartError(
                 "--entry: --model, --preset, --kappa and --target-ratio are for the patched encoder"
             )
         return Command(args.entry)
-    more = {
-        "model": args.model, "preset": args.preset, "kappa": args.kappa, "target_ratio": args.target_ratio,
-    }
-    spec = {**edition.entry, **{key: value for key, value in more.items() if value is not None}}
+    spec = {**edition.entry, **own}
     return _backend(spec, VtmHome.find(args.vtm_home, spec.get("version", VERSION)))
 
 
@@ -256,9 +257,7 @@ def _backend(spec: Mapping[str, Any], home: VtmHome) -> Backend:
     if spec["backend"] == "vtm-stock":
         return StockVtm(home, options)
     if spec["backend"] == "vtm-patched":
-        own = {
-            key: options.pop(key) for key in ("model", "preset", "kappa", "target_ratio") if key in options
-        }
+        own = {key: options.pop(key) for key in PATCHED_SETTINGS if key in options}
         return PatchedVtm(home, options, **own)
     try:
         module = importlib.import_module("fastpart.vvenc")
