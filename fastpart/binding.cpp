@@ -5,12 +5,14 @@
 #include <x86intrin.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 
 #include "engine/checksum.hpp"
+#include "engine/chroma.hpp"
 #include "engine/model.hpp"
 
 namespace py = pybind11;
@@ -112,6 +114,42 @@ void bind_model(py::module_& module)
              "Time-stamp-counter cycles of one prediction, mean over the rows of X in the fastest repeat.");
 }
 
+using Samples = py::array_t<int16_t, py::array::c_style | py::array::forcecast>;
+using Planes  = std::array<Samples, 3>;
+
+PicturePlanes planes_of(const Planes& planes, py::ssize_t height, py::ssize_t width)
+{
+  const auto plane = [](const Samples& samples, py::ssize_t rows, py::ssize_t columns) {
+    if (samples.ndim() != 2 || samples.shape(0) != rows || samples.shape(1) != columns)
+      throw std::runtime_error("plane of shape " + std::string(py::str(samples.attr("shape"))) + ", wanted (" +
+                               std::to_string(rows) + ", " + std::to_string(columns) + ")");
+    return Plane{samples.data(), ptrdiff_t(columns)};
+  };
+  return {plane(planes[0], height, width), plane(planes[1], height / 2, width / 2), plane(planes[2], height / 2, width / 2)};
+}
+
+double chroma_detail_of(const std::vector<Planes>& pictures)
+{
+  ChromaDetail detail;
+  for (size_t i = 0; i < pictures.size(); i++)
+  {
+    const Samples& luma = pictures.front()[0];
+    if (luma.ndim() != 2) throw std::runtime_error("luma of " + std::to_string(luma.ndim()) + " dimensions, wanted 2");
+    const py::ssize_t   height = luma.shape(0), width = luma.shape(1);
+    const PicturePlanes next   = planes_of(pictures[std::min(i + 1, pictures.size() - 1)], height, width);
+    detail.add(planes_of(pictures[i], height, width), i + 1 < pictures.size() ? &next : nullptr, int(width), int(height));
+  }
+  return detail.ratio();
+}
+
+void bind_chroma(py::module_& module)
+{
+  module.def("chroma_detail", &chroma_detail_of, py::arg("pictures"),
+             "ChromaDetail of consecutive pictures, each (Y, Cb, Cr) of 4:2:0, int16.");
+  module.def("chroma_qp_offset", &chroma_qp_offset, py::arg("detail_ratio"), py::arg("qp"),
+             "Offset of the chroma QP for a source of this detail at this base QP, 0 or below.");
+}
+
 }  // namespace binding_detail
 }  // namespace fastpart
 
@@ -139,5 +177,6 @@ PYBIND11_MODULE(_engine, module)
       },
       py::arg("data"), py::arg("seed") = 0, "CRC-32 (IEEE) of bytes.");
   fastpart::binding_detail::bind_model(module);
+  fastpart::binding_detail::bind_chroma(module);
   fastpart::binding_detail::bind_session(module);
 }

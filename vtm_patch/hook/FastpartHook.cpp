@@ -4,7 +4,6 @@
 #include <cstdlib>
 #include <memory>
 #include <stdexcept>
-#include <type_traits>
 
 #include "EncModeCtrl.h"
 #include "CommonLib/CodingStructure.h"
@@ -12,6 +11,7 @@
 #include "CommonLib/UnitPartitioner.h"
 #include "CommonLib/UnitTools.h"
 
+#include "FastpartPlane.h"
 #include "fastpart/engine/session.hpp"
 
 namespace fastpart
@@ -35,12 +35,6 @@ int                                currentPoc = MAX_INT;
 {
   std::fprintf(stderr, "fastpart: %s\n", error.what());
   std::exit(EXIT_FAILURE);
-}
-
-fastpart::Plane plane(const CPelBuf &buffer)
-{
-  static_assert(std::is_same<Pel, int16_t>::value, "fastpart needs 16-bit samples: build without RExt__HIGH_BIT_DEPTH_SUPPORT");
-  return { buffer.buf, buffer.stride };
 }
 
 Candidate candidateOf(const EncTestMode &mode)

@@ -23,6 +23,7 @@ struct Options
   double      exploreSkip{ 0.0 };
   double      exploreKeep{ 0.0 };
   int         seed{ 1 };
+  bool        chroma{ false };
 };
 
 // Starts the engine if the options ask for anything; ends the program with a message if they are wrong.
