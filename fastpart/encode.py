@@ -9,14 +9,14 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fastpart.errors import FastpartError
 from fastpart.media import Clip, open_clip, parse_size
 from fastpart.presets import preset_file, require_stock, resulting
-from fastpart.ratematch import LAMBDA_OPTIONS, match_rate, matches, miss, settings
+from fastpart.ratematch import lambda_options, match_rate, matches, miss, settings
 from fastpart.record import encode_record, write_json_atomic
 from fastpart.vtm import (
     EncodeResult,
@@ -127,8 +127,6 @@ def run(args: argparse.Namespace) -> int:
     if args.match_rate is not None:
         if not (args.match_rate > 0 and args.rate_tolerance > 0):
             raise FastpartError("--match-rate, --rate-tolerance: wanted kbps and a percentage above 0")
-        if taken := sorted(options.keys() & set(LAMBDA_OPTIONS)):
-            raise FastpartError(f"--option {taken[0]}: --match-rate sets it; leave one of them out")
     variant = "stock" if args.stock else "patched"
     encoder = home.encoder(variant)
     if variant == "patched":
@@ -186,7 +184,8 @@ def run(args: argparse.Namespace) -> int:
             name, matched = output.name, True
             result, record = encode(args.qp, {}, name)
         else:
-            name, result, record, matched = _match(encode, args, work)
+            configured = {name: value for name, value, _ in resulting(cfg_files, options)}
+            name, result, record, matched = _match(encode, args, configured, work)
         record_path.unlink(missing_ok=True)
         if recon:
             (recon_work / name).replace(recon)
@@ -203,19 +202,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _match(
-    encode: Callable[[int, dict[str, object], str], tuple[EncodeResult, dict]], args: argparse.Namespace, work: Path
+    encode: Callable[[int, dict[str, object], str], tuple[EncodeResult, dict]], args: argparse.Namespace,
+    configured: Mapping[str, str], work: Path,
 ) -> tuple[str, EncodeResult, dict, bool]:
     """Encode until the rate matches; file name, result and record of the nearest trial, and whether it does.
 
+    configured: values of the VTM options that configuration and command line set, by name.
     Trials are recorded with their user times; the times of the record are those of its own encode.
     """
     done: list[tuple[str, EncodeResult, dict]] = []
 
     def trial(qp: float) -> float:
-        whole, more = settings(qp)
+        whole, factor = settings(qp)
         name = f"trial{len(done)}"
         print(f"fastpart: trial {len(done) + 1} at QP {qp:.2f}", file=sys.stderr, flush=True)
-        result, record = encode(whole, more, name)
+        result, record = encode(whole, lambda_options(factor, configured), name)
         result.log_path.replace(work / f"{name}.log")
         done.append((name, result, record))
         print(f"fastpart: {record['kbps_without_sei']:.2f} kbps for {args.match_rate:g}", file=sys.stderr, flush=True)

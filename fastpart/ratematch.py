@@ -7,7 +7,7 @@ quantiser step every 6 QPs, and lambda grows with its square).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 #: ln of rate per QP in random access, before two trials of the clip itself tell better.
@@ -30,11 +30,17 @@ class Trial:
     kbps: float
 
 
-def settings(qp: float) -> tuple[int, dict[str, float]]:
-    """The whole QP and the VTM options that make an encode at `qp`."""
+def settings(qp: float) -> tuple[int, float]:
+    """The whole QP, and the factor on all lambdas, that make an encode at `qp`."""
     whole = min(max(math.floor(qp + 0.5), LEAST_QP), GREATEST_QP)
-    factor = round(2 ** ((qp - whole) / 3), 4)
-    return whole, {} if factor == 1 else dict.fromkeys(LAMBDA_OPTIONS, factor)
+    return whole, round(2 ** ((qp - whole) / 3), 4)
+
+
+def lambda_options(factor: float, configured: Mapping[str, str]) -> dict[str, float]:
+    """The VTM options that scale all lambdas of a configuration (values by option) by this factor; none for 1."""
+    if factor == 1:
+        return {}
+    return {name: round(float(configured.get(name, 1)) * factor, 4) for name in LAMBDA_OPTIONS}
 
 
 def miss(trial: Trial, wanted: float) -> float:

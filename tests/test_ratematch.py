@@ -7,16 +7,21 @@ import pytest
 from test_encode import fastpart_encode
 
 from fastpart.errors import FastpartError
-from fastpart.ratematch import LAMBDA_OPTIONS, Trial, match_rate, matches, next_qp, settings
+from fastpart.ratematch import Trial, lambda_options, match_rate, matches, next_qp, settings
 
 
 @pytest.mark.parametrize(
-    ("qp", "whole", "factor"), [(32, 32, None), (32.3, 32, 2**0.1), (31.7, 32, 2**-0.1), (-1, 0, 2 ** (-1 / 3))]
+    ("qp", "whole", "factor"), [(32, 32, 1), (32.3, 32, 2**0.1), (31.7, 32, 2**-0.1), (-1, 0, 2 ** (-1 / 3))]
 )
 def test_between_qps_lambda_is_scaled(qp, whole, factor):
-    assert settings(qp) == (
-        whole, {} if factor is None else dict.fromkeys(LAMBDA_OPTIONS, pytest.approx(factor, rel=1e-4))
-    )
+    assert settings(qp) == (whole, pytest.approx(factor, rel=1e-4))
+
+
+def test_what_the_configuration_does_to_lambda_stays():
+    assert lambda_options(1, {"LambdaModifier0": "1.15"}) == {}
+    scaled = lambda_options(1.1, {"LambdaModifier0": "1.15", "QP": "32"})
+    assert scaled.pop("LambdaModifier0") == pytest.approx(1.265)
+    assert scaled == {f"LambdaModifier{layer}": 1.1 for layer in range(1, 7)}
 
 
 @pytest.mark.parametrize("slope", [-0.06, -0.12, -0.2])
@@ -61,9 +66,11 @@ def test_encode_keeps_the_nearest_trial_and_records_all(clip, stub_home, tmp_pat
     assert "rate_match" not in json.loads((tmp_path / "plain.266.json").read_text())
 
     # The pretended encoder has one rate, so a wanted one beside it is never met.
-    assert fastpart_encode(*arguments, "--force", "--match-rate", kbps * 1.1) == 2
+    halved = ("--option", "LambdaModifier0=0.5")
+    assert fastpart_encode(*arguments, "--force", "--match-rate", kbps * 1.1, *halved) == 2
     record = json.loads((tmp_path / "a.266.json").read_text())
     assert 1 < len(record["rate_match"]["trials"]) <= 6
+    assert [word for word in record["argv"] if "Lambda" in word] == ["--LambdaModifier0=0.5"]   # of QP 32, kept
     assert f"QP {record['qp']} )" in (tmp_path / "a.266.log").read_text()
     assert "is the nearest to" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".part") == []
@@ -74,7 +81,6 @@ def test_encode_keeps_the_nearest_trial_and_records_all(clip, stub_home, tmp_pat
     [
         (("--match-rate", 0), "wanted kbps and a percentage above 0"),
         (("--match-rate", 100, "--rate-tolerance", 0), "wanted kbps and a percentage above 0"),
-        (("--match-rate", 100, "--option", "LambdaModifier0=0.9"), "--match-rate sets it"),
     ],
 )
 def test_what_cannot_be_matched_is_said(clip, stub_home, tmp_path, arguments, said):
