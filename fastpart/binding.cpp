@@ -10,6 +10,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "engine/checksum.hpp"
 #include "engine/chroma.hpp"
@@ -131,14 +132,13 @@ PicturePlanes planes_of(const Planes& planes, py::ssize_t height, py::ssize_t wi
 double chroma_detail_of(const std::vector<Planes>& pictures)
 {
   ChromaDetail detail;
-  for (size_t i = 0; i < pictures.size(); i++)
-  {
-    const Samples& luma = pictures.front()[0];
-    if (luma.ndim() != 2) throw std::runtime_error("luma of " + std::to_string(luma.ndim()) + " dimensions, wanted 2");
-    const py::ssize_t   height = luma.shape(0), width = luma.shape(1);
-    const PicturePlanes next   = planes_of(pictures[std::min(i + 1, pictures.size() - 1)], height, width);
-    detail.add(planes_of(pictures[i], height, width), i + 1 < pictures.size() ? &next : nullptr, int(width), int(height));
-  }
+  if (pictures.empty()) return detail.ratio();
+  const Samples& luma = pictures.front()[0];
+  if (luma.ndim() != 2) throw std::runtime_error("luma of " + std::to_string(luma.ndim()) + " dimensions, wanted 2");
+  std::vector<PicturePlanes> planes;
+  for (const Planes& picture : pictures) planes.push_back(planes_of(picture, luma.shape(0), luma.shape(1)));
+  for (size_t i = 0; i < planes.size(); i++)
+    detail.add(planes[i], i + 1 < planes.size() ? &planes[i + 1] : nullptr, int(luma.shape(1)), int(luma.shape(0)));
   return detail.ratio();
 }
 

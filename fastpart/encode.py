@@ -124,9 +124,8 @@ def run(args: argparse.Namespace) -> int:
         raise FastpartError("encode: INPUT, -o OUT.266 and --qp are wanted")
     if not 0 <= args.qp <= 63:
         raise FastpartError(f"--qp {args.qp}: wanted 0 to 63")
-    if args.match_rate is not None:
-        if not (args.match_rate > 0 and args.rate_tolerance > 0):
-            raise FastpartError("--match-rate, --rate-tolerance: wanted kbps and a percentage above 0")
+    if args.match_rate is not None and not (args.match_rate > 0 and args.rate_tolerance > 0):
+        raise FastpartError("--match-rate, --rate-tolerance: wanted kbps and a percentage above 0")
     variant = "stock" if args.stock else "patched"
     encoder = home.encoder(variant)
     if variant == "patched":
