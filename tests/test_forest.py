@@ -107,12 +107,13 @@ def test_equals_lightgbm(tmp_path, seed, features, leaves, trees, objectives, mi
     check(tmp_path / "model", boosters, probes(rng, boosters, features))
 
 
-def test_size_of_the_encoder(tmp_path):
+@pytest.mark.parametrize(("loss", "time"), [(20, 4), (100, 25), (140, 30), (100, 160)])
+def test_sizes_around_those_of_the_encoder(tmp_path, loss, time):
     rng = np.random.default_rng(7)
     X, target = training_set(rng, 3000, 60)
     boosters = (
-        booster(rng, X, target, "tweedie", 48, 100, {}),
-        booster(rng, X, target, "regression", 48, 25, {}),
+        booster(rng, X, target, "tweedie", 48, loss, {}),
+        booster(rng, X, target, "regression", 48, time, {}),
     )
     check(tmp_path / "model", boosters, probes(rng, boosters, 60))
 

@@ -12,12 +12,14 @@ namespace features_detail {
 
 constexpr float kMissing = std::numeric_limits<float>::quiet_NaN();
 constexpr float kLn2     = 0.69314718f;
+constexpr float kLeast   = 1e-3f;              // of a cost, so that its logarithm exists
 constexpr int   kMaxSize = 128;                // of a node, in luma samples
 
-float log_ratio(double a, double b)
-{
-  return kLn2 * (fast_log2(float(a) + 1e-3f) - fast_log2(float(b) + 1e-3f));
-}
+// What extract needs the logarithm of: costs, and costs per luma sample.
+enum Logged : int {
+  kBest, kUnsplit, kSplit, kPartial = kSplit + kSplits, kDue, kHere, kParent, kGrandparent, kAffordable, kCostPlus1, kBitsPlus1,
+  kLogged
+};
 
 // Parent's split as seen from a split that cuts vertically or horizontally: -1 none, 0 QT, 1/2 BT, 3/4 TT of
 // the same / the other orientation.
@@ -170,10 +172,26 @@ void extract(const NodeGeometry& n, Candidate parent_split, const NodeFeatures& 
   f[kErrorQuad]   = c.error_ready ? c.error_quad : kMissing;
   f[kErrorMiddle] = c.error_ready ? (vertical ? c.error_middle_v : c.error_middle_h) : kMissing;
 
-  const BestSoFar& b = q.best;
-  f[kBestCost]            = b.present ? fast_log2(float(b.cost / area) + 1.0f) : kMissing;
+  const BestSoFar& b       = q.best;
+  const float      density = b.present ? float(b.cost / area) : 0;
+  float            log2[kLogged];
+  log2[kBest]    = float(b.cost) + kLeast;
+  log2[kUnsplit] = float(q.unsplit_cost) + kLeast;
+  for (int i = 0; i < kSplits; i++) log2[kSplit + i] = float(q.split_cost[size_t(i)]) + kLeast;
+  log2[kPartial]     = float(q.partial_cost) + kLeast;
+  log2[kDue]         = float(b.cost * q.done) + kLeast;
+  log2[kHere]        = density + kLeast;
+  log2[kParent]      = budget.parent_density + kLeast;
+  log2[kGrandparent] = budget.grandparent_density + kLeast;
+  log2[kAffordable]  = budget.affordable + kLeast;
+  log2[kCostPlus1]   = float(b.cost / area) + 1;
+  log2[kBitsPlus1]   = float(b.bits / area) + 1;
+  for (float& value : log2) value = fast_log2(value);   // all at once, in the vector unit
+  auto log_ratio = [&log2](Logged a, Logged b) { return kLn2 * (log2[a] - log2[b]); };
+
+  f[kBestCost]            = b.present ? log2[kCostPlus1] : kMissing;
   f[kBestDistortionShare] = b.present ? float((b.cost - b.bits) / (b.cost + 1)) : kMissing;
-  f[kBestBits]            = b.present ? fast_log2(float(b.bits / area) + 1.0f) : kMissing;
+  f[kBestBits]            = b.present ? log2[kBitsPlus1] : kMissing;
   f[kBestUnits]  = float(b.coding_units);
   f[kBestSkip]   = b.skip;
   f[kBestMerge]  = b.merge;
@@ -186,29 +204,30 @@ void extract(const NodeGeometry& n, Candidate parent_split, const NodeFeatures& 
   f[kBestCbf]    = b.root_cbf;
   f[kBestAmvr]   = b.amvr;
 
-  auto ratio = [&](double cost) { return cost > 0 && b.present ? log_ratio(cost, b.cost) : kMissing; };
-  const int same = vertical ? 1 : 0;
-  f[kUnsplitRatio]  = ratio(q.unsplit_cost);
-  f[kQtRatio]       = ratio(q.split_cost[int(Candidate::SplitQt)]);
-  f[kBtSameRatio]   = ratio(q.split_cost[int(Candidate::SplitBtH) + same]);
-  f[kBtOtherRatio]  = ratio(q.split_cost[int(Candidate::SplitBtV) - same]);
-  f[kTtSameRatio]   = ratio(q.split_cost[int(Candidate::SplitTtH) + same]);
-  f[kTtOtherRatio]  = ratio(q.split_cost[int(Candidate::SplitTtV) - same]);
+  auto ratio = [&](double cost, int which) {
+    return cost > 0 && b.present ? log_ratio(Logged(which), kBest) : kMissing;
+  };
+  auto split_ratio = [&](Candidate tested) { return ratio(q.split_cost[size_t(tested)], kSplit + int(tested)); };
+  f[kUnsplitRatio] = ratio(q.unsplit_cost, kUnsplit);
+  f[kQtRatio]      = split_ratio(Candidate::SplitQt);
+  f[kBtSameRatio]  = split_ratio(vertical ? Candidate::SplitBtV : Candidate::SplitBtH);
+  f[kBtOtherRatio] = split_ratio(vertical ? Candidate::SplitBtH : Candidate::SplitBtV);
+  f[kTtSameRatio]  = split_ratio(vertical ? Candidate::SplitTtV : Candidate::SplitTtH);
+  f[kTtOtherRatio] = split_ratio(vertical ? Candidate::SplitTtH : Candidate::SplitTtV);
   f[kBestIsSplit]   = b.coding_units > 1;
   f[kTested]        = float(q.tested);
 
-  const float density = b.present ? float(b.cost / area) : 0;
-  f[kParentDensity]      = density > 0 && budget.parent_density > 0 ? log_ratio(density, budget.parent_density) : kMissing;
-  f[kGrandparentDensity] = density > 0 && budget.grandparent_density > 0 ? log_ratio(density, budget.grandparent_density) : kMissing;
+  f[kParentDensity]      = density > 0 && budget.parent_density > 0 ? log_ratio(kHere, kParent) : kMissing;
+  f[kGrandparentDensity] = density > 0 && budget.grandparent_density > 0 ? log_ratio(kHere, kGrandparent) : kMissing;
   f[kPaceParent] = budget.pace_parent;
   f[kPaceLeast]  = budget.pace_least;
-  f[kPaceMine]   = density > 0 && budget.affordable > 0 ? log_ratio(budget.affordable, density) : kMissing;
+  f[kPaceMine]   = density > 0 && budget.affordable > 0 ? log_ratio(kAffordable, kHere) : kMissing;
 
   // Orientation is in the vector already: H and V splits are one kind.
   f[kCandidate] = float(int(split) - int(vertical));
   const bool going = q.candidate == Candidate::Continue;
   f[kDone]           = going ? q.done : 0;
-  f[kPartialRatio]   = going && b.present ? log_ratio(q.partial_cost, b.cost * q.done) : kMissing;
+  f[kPartialRatio]   = going && b.present ? log_ratio(kPartial, kDue) : kMissing;
   f[kRemainderRatio] = going && b.present ? float((b.cost - q.partial_cost) / (b.cost * (1 - q.done) + 1)) : kMissing;
 }
 

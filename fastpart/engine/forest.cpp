@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -12,6 +13,7 @@ namespace fastpart {
 namespace forest_detail {
 
 constexpr float    kZeroThreshold = 1e-35f;    // LightGBM's kZeroThreshold: not larger counts as 0
+constexpr int32_t  kInfinity      = 0x7F800000;// the bits of a magnitude; NaN is above
 constexpr uint32_t kKeyOfZero     = 0x80000000;
 constexpr uint32_t kKeyLeft       = 0;         // below the key of -inf, so below every threshold
 constexpr uint32_t kKeyRight      = 0xFFFFFFFF;// above the key of +inf
@@ -103,11 +105,16 @@ void check_tree(const Tree& tree, int features)
 GroupModel::GroupModel(std::vector<Tree> loss, std::vector<Tree> time)
     : loss_(std::move(loss)), time_(std::move(time))
 {
+  for (const std::vector<Tree>* trees : {&loss_, &time_})
+    for (const Tree& tree : *trees)
+      for (const TreeNode& node : tree.nodes) width_ = std::max(width_, size_t(node.feature) + 1);
   std::vector<FlatNode> flat;
-  for (const Tree& tree : loss_) add_tree(tree, flat);
-  for (const Tree& tree : time_) add_tree(tree, flat);
+  std::vector<uint32_t> depths;
+  for (const std::vector<Tree>* trees : {&loss_, &time_})
+    for (const Tree& tree : *trees) depths.push_back(add_tree(tree, flat));
   lines_.resize((flat.size() + kLine - 1) / kLine);
   for (size_t i = 0; i < flat.size(); i++) lines_[i / kLine].nodes[i % kLine] = flat[i];
+  line_up(depths);
 }
 
 uint16_t GroupModel::column(const TreeNode& node)
@@ -115,21 +122,52 @@ uint16_t GroupModel::column(const TreeNode& node)
   const uint32_t the_default = node.default_left ? forest_detail::kKeyLeft : forest_detail::kKeyRight;
   const uint32_t zero        = node.missing == Missing::Zero ? the_default : forest_detail::kKeyOfZero;
   const uint32_t nan         = node.missing == Missing::NaN ? the_default : zero;
-  for (size_t i = 0; i < columns_.size(); i++)
-    if (columns_[i].feature == node.feature && columns_[i].key_of_zero == zero && columns_[i].key_of_nan == nan)
-      return uint16_t(i + 1);
-  columns_.push_back({node.feature, zero, nan});
-  return uint16_t(columns_.size());
+  size_t i = node.feature;
+  while (i < used_.size() && used_[i] && (key_of_zero_[i] != zero || key_of_nan_[i] != nan)) i += width_;
+  if (i >= used_.size())
+  {
+    used_.resize(used_.size() + width_);
+    key_of_zero_.resize(used_.size());
+    key_of_nan_.resize(used_.size());
+  }
+  used_[i]        = true;
+  key_of_zero_[i] = zero;
+  key_of_nan_[i]  = nan;
+  return uint16_t(i + 1);
 }
 
-void GroupModel::add_tree(const Tree& tree, std::vector<FlatNode>& flat)
+// Trees of a batch by depth, kAbreast at a time, so that few wait at a leaf for others to arrive.
+void GroupModel::line_up(const std::vector<uint32_t>& depths)
+{
+  for (uint32_t first = 0; first < depths.size(); first += kBatch)
+  {
+    std::vector<uint32_t> places(std::min<size_t>(kBatch, depths.size() - first));
+    std::iota(places.begin(), places.end(), 0u);
+    std::stable_sort(places.begin(), places.end(), [&](uint32_t a, uint32_t b) { return depths[first + a] < depths[first + b]; });
+    for (size_t i = 0; i < places.size(); i += kAbreast)
+    {
+      Abreast some;
+      for (size_t j = 0; j < kAbreast; j++)    // the last again where there are no more
+      {
+        const uint32_t place = places[std::min(i + j, places.size() - 1)];
+        some.roots[j]  = roots_[first + place];
+        some.places[j] = place;
+        some.depth     = std::max(some.depth, depths[first + place]);
+      }
+      abreast_.push_back(some);
+    }
+  }
+}
+
+uint32_t GroupModel::add_tree(const Tree& tree, std::vector<FlatNode>& flat)
 {
   // A cache line holds four pairs of siblings, close relatives if possible. The root begins a line.
-  struct Place { int32_t child; size_t at; };  // child as in TreeNode
+  struct Place { int32_t child; size_t at; uint32_t depth; };  // child as in TreeNode
   const auto first_value = uint32_t(values_.size());
   values_.insert(values_.end(), tree.leaves.begin(), tree.leaves.end());
   flat.resize((flat.size() + kLine - 1) / kLine * kLine);
-  std::vector<Place> pending{{tree.nodes.empty() ? ~0 : 0, flat.size()}};
+  uint32_t deepest = 0;
+  std::vector<Place> pending{{tree.nodes.empty() ? ~0 : 0, flat.size(), 0}};
   roots_.push_back(uint32_t(flat.size()));
   flat.resize(flat.size() + 2);
   while (!pending.empty())
@@ -139,6 +177,7 @@ void GroupModel::add_tree(const Tree& tree, std::vector<FlatNode>& flat)
     for (size_t i = 0; i < relatives.size(); i++)
     {
       const Place place = relatives[i];
+      deepest = std::max(deepest, place.depth);
       if (place.child < 0)
       {
         flat[place.at] = {first_value + uint32_t(~place.child), kNeverGreater, 0};
@@ -152,11 +191,12 @@ void GroupModel::add_tree(const Tree& tree, std::vector<FlatNode>& flat)
       const TreeNode& node = tree.nodes[size_t(place.child)];
       flat[place.at] = {forest_detail::key_of_threshold(node.threshold), column(node),
                         uint16_t(flat.size() - place.at)};
-      relatives.push_back({node.left, flat.size()});
-      relatives.push_back({node.right, flat.size() + 1});
+      relatives.push_back({node.left, flat.size(), place.depth + 1});
+      relatives.push_back({node.right, flat.size() + 1, place.depth + 1});
       flat.resize(flat.size() + 2);
     }
   }
+  return deepest;
 }
 
 void GroupModel::prefetch() const
@@ -168,55 +208,42 @@ void GroupModel::prefetch() const
 
 void GroupModel::predict(const float* features, double& raw_loss, double& raw_time) const
 {
-  uint32_t keys[forest_detail::kMaxColumns + 1];
+  using namespace forest_detail;
+  const auto zero_threshold = int32_t(bits_of(kZeroThreshold));
+  uint32_t   keys[kMaxColumns + 1];
   keys[kNeverGreater] = 0;
-  for (size_t i = 0; i < columns_.size(); i++)
-  {
-    const Column&  column    = columns_[i];
-    const uint32_t bits      = forest_detail::bits_of(features[column.feature]);
-    const uint32_t magnitude = bits & 0x7FFFFFFF;
-    uint32_t       key       = forest_detail::key_of_bits(bits);
-    key = magnitude <= forest_detail::bits_of(forest_detail::kZeroThreshold) ? column.key_of_zero : key;
-    key = magnitude > 0x7F800000 ? column.key_of_nan : key;
-    keys[i + 1] = key;
-  }
-
-  // All trees of a chunk go some steps down without a branch; those at a leaf then drop out.
-  const auto* nodes = reinterpret_cast<const FlatNode*>(lines_.data());
-  double      loss = 0, time = 0;
-  for (size_t first = 0; first < roots_.size(); first += kChunk)
-  {
-    const auto trees = uint32_t(std::min<size_t>(kChunk, roots_.size() - first));
-    uint32_t   at[kChunk], tree_of[kChunk], value_of[kChunk];
-    for (uint32_t i = 0; i < trees; i++)
+  for (size_t first = 0; first < key_of_zero_.size(); first += width_)
+    for (size_t i = 0; i < width_; i++)        // masks instead of branches, for the vector unit
     {
-      at[i]      = roots_[first + i];
-      tree_of[i] = i;
+      const uint32_t bits      = bits_of(features[i]);
+      const auto     magnitude = int32_t(bits & 0x7FFFFFFF);
+      const uint32_t zero      = magnitude <= zero_threshold ? 0xFFFFFFFF : 0;
+      const uint32_t nan       = magnitude > kInfinity ? 0xFFFFFFFF : 0;
+      keys[1 + first + i] = (key_of_bits(bits) & ~(zero | nan)) | (key_of_zero_[first + i] & zero) | (key_of_nan_[first + i] & nan);
     }
-    int steps = 5;
-    for (uint32_t walking = trees; walking; steps = 3)
+
+  const auto* nodes = reinterpret_cast<const FlatNode*>(lines_.data());
+  const auto* some  = abreast_.data();
+  double      loss = 0, time = 0;
+  for (size_t first = 0; first < roots_.size(); first += kBatch)
+  {
+    const size_t trees = std::min<size_t>(kBatch, roots_.size() - first);
+    uint32_t     value_of[kBatch];
+    for (const auto* end = some + (trees + kAbreast - 1) / kAbreast; some < end; some++)
     {
-      for (int step = 0; step < steps; step++)
-        for (uint32_t i = 0; i < walking; i++)
+      size_t at[kAbreast];
+      for (uint32_t i = 0; i < kAbreast; i++) at[i] = some->roots[i];
+      for (uint32_t step = 0; step < some->depth; step++)
+        for (uint32_t i = 0; i < kAbreast; i++)
         {
           const FlatNode& node = nodes[at[i]];
-          at[i] += node.step + (node.key < keys[node.column]);
+          at[i] += size_t(node.step) + (node.key < keys[node.column]);
         }
-      uint32_t inner = 0;
-      for (uint32_t i = 0; i < walking; i++)
-      {
-        const FlatNode& node = nodes[at[i]];
-        const uint32_t  tree = tree_of[i];
-        value_of[tree] = node.key;
-        at[inner]      = at[i];
-        tree_of[inner] = tree;
-        inner += node.step != 0;
-      }
-      walking = inner;
+      for (uint32_t i = 0; i < kAbreast; i++) value_of[some->places[i]] = nodes[at[i]].key;
     }
-    const auto loss_trees = uint32_t(std::min<size_t>(trees, loss_.size() - std::min(first, loss_.size())));
-    for (uint32_t tree = 0; tree < loss_trees; tree++) loss += values_[value_of[tree]];
-    for (uint32_t tree = loss_trees; tree < trees; tree++) time += values_[value_of[tree]];
+    const size_t loss_trees = std::min(trees, loss_.size() - std::min(first, loss_.size()));
+    for (size_t tree = 0; tree < loss_trees; tree++) loss += values_[value_of[tree]];
+    for (size_t tree = loss_trees; tree < trees; tree++) time += values_[value_of[tree]];
   }
   raw_loss = loss;
   raw_time = time;

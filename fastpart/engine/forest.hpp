@@ -50,24 +50,31 @@ class GroupModel {
   void predict_plain(const float* features, double& raw_loss, double& raw_time) const;
 
  private:
-  static constexpr uint32_t kLine  = 8;        // nodes in a cache line
-  static constexpr uint32_t kChunk = 128;      // trees walked side by side
+  static constexpr uint32_t kLine    = 8;      // nodes in a cache line
+  static constexpr uint32_t kAbreast = 8;      // trees walked side by side: as many as registers hold
+  static constexpr uint32_t kBatch   = 128;    // trees whose leaves are summed together
 
-  // A feature under one treatment of missing values, as an unsigned key that orders like the value.
-  struct Column { uint32_t feature, key_of_zero, key_of_nan; };
   // Inner node: the left child lies `step` further if the column's key <= key, else the right one beside it.
   // Leaf: step 0, column kNeverGreater, key is the index of its value.
   struct FlatNode { uint32_t key; uint16_t column, step; };
   struct alignas(64) NodeLine { FlatNode nodes[kLine]; };
   static constexpr uint16_t kNeverGreater = 0; // the column whose key is always 0
+  // Trees of one batch, of like depth: root nodes and places in the batch.
+  struct Abreast { uint32_t depth = 0, roots[kAbreast], places[kAbreast]; };
 
   uint16_t column(const TreeNode& node);
-  void     add_tree(const Tree& tree, std::vector<FlatNode>& flat);
+  uint32_t add_tree(const Tree& tree, std::vector<FlatNode>& flat);
+  void     line_up(const std::vector<uint32_t>& depths);
 
   std::vector<Tree>     loss_, time_;
-  std::vector<Column>   columns_;              // keys of column c > 0 from columns_[c - 1]
+  // Values as unsigned keys that order like them. A feature that nodes treat in several ways where it is missing has
+  // several columns: one of each `width_` features, then a second of each, and so on, from column 1.
+  size_t                width_ = 0;
+  std::vector<uint32_t> key_of_zero_, key_of_nan_;
+  std::vector<uint8_t>  used_;
   std::vector<NodeLine> lines_;
   std::vector<uint32_t> roots_;                // nodes, of the loss trees and then of the time trees
+  std::vector<Abreast>  abreast_;
   std::vector<double>   values_;               // of all leaves
 };
 
