@@ -17,7 +17,8 @@ from typing import Any, Protocol
 from fastpart.encode import configuration
 from fastpart.errors import FastpartError
 from fastpart.media import Clip
-from fastpart.presets import require_stock
+from fastpart.presets import require_stock, resulting
+from fastpart.ratematch import lambda_options, settings
 from fastpart.record import sha256_file
 from fastpart.vtm import VtmHome, binary_info, encode_command, predictor_options
 
@@ -34,16 +35,17 @@ class Backend(Protocol):
     """An encoder with its settings.
 
     name: `vtm-stock`, `vtm-patched`, `vvenc`, `command`. label: for people, says what it is
-    (`VTM-23.2 stock`, `libvvenc 1.13 slower (not VTM)`).
+    (`VTM-23.2 stock`, `libvvenc 1.13 slower (not VTM)`). fractional_qp: whether it takes QPs that are not whole.
     """
 
     name: str
     label: str
+    fractional_qp: bool
 
     def command(
         self,
         clip: Clip,
-        qp: int,
+        qp: float,
         bitstream: Path,
         *,
         intra_period: int,
@@ -69,6 +71,7 @@ class Vtm:
     """
 
     name = "vtm"
+    fractional_qp = True
 
     def __init__(
         self,
@@ -96,19 +99,24 @@ class Vtm:
     def command(
         self,
         clip: Clip,
-        qp: int,
+        qp: float,
         bitstream: Path,
         *,
         intra_period: int,
         picture_hash: bool = True,
         recon: Path | None = None,
     ) -> list[str]:
-        """As `Backend.command`; recon: file for the reconstruction, 10 bits a sample."""
+        """As `Backend.command`, between whole QPs as `fastpart.ratematch` has it; recon: file for the
+        reconstruction, 10 bits a sample."""
         options = {"SEIDecodedPictureHash": int(picture_hash), **self.options}
         if self.model:
             options["FastPartModel"] = self.model
+        whole, factor = settings(qp)
+        if factor != 1:
+            configured = {name: value for name, value, _ in resulting(self.cfg_files, options)}
+            options |= lambda_options(factor, configured)
         return encode_command(
-            self.encoder, self.cfg_files, clip, qp, bitstream, recon, options,
+            self.encoder, self.cfg_files, clip, whole, bitstream, recon, options,
             intra_period=intra_period,
         )
 
@@ -180,6 +188,7 @@ class Command:
     """
 
     name = "command"
+    fractional_qp = False
 
     def __init__(self, template: str, label: str | None = None):
         self.template = template

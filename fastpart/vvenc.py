@@ -143,6 +143,7 @@ class Vvenc:
     """
 
     name = "vvenc"
+    fractional_qp = False
 
     def __init__(
         self,

@@ -6,8 +6,10 @@ import math
 import pytest
 from test_encode import fastpart_encode
 
+from fastpart.backend import StockVtm
 from fastpart.errors import FastpartError
 from fastpart.ratematch import Trial, lambda_options, match_rate, matches, next_qp, settings
+from fastpart.vtm import VtmHome
 
 
 @pytest.mark.parametrize(
@@ -86,3 +88,18 @@ def test_encode_keeps_the_nearest_trial_and_records_all(clip, stub_home, tmp_pat
 def test_what_cannot_be_matched_is_said(clip, stub_home, tmp_path, arguments, said):
     with pytest.raises(FastpartError, match=said):
         fastpart_encode(clip.path, "-o", tmp_path / "a.266", "--qp", 32, "--vtm-home", stub_home, *arguments)
+
+
+def test_the_back_ends_of_vtm_take_qps_between_whole_ones(stub_home, clip, tmp_path):
+    lambdas = tmp_path / "lambdas.cfg"
+    lambdas.write_text("LambdaModifier0 : 1.15\n")
+    backend = StockVtm(VtmHome.find(stub_home), cfg=["encoder_randomaccess_vtm.cfg", lambdas])
+
+    def words(qp):
+        return backend.command(clip, qp, tmp_path / "a.266", intra_period=32)
+
+    assert backend.fractional_qp
+    assert [words(qp)[words(qp).index("-q") + 1] for qp in (32, 31.7, 31.4)] == ["32", "32", "31"]
+    assert not any("Lambda" in word for word in words(32))
+    assert "--LambdaModifier0=1.073" in words(31.7)          # 1.15 * 2^(-0.3 / 3)
+    assert "--LambdaModifier6=0.933" in words(31.7)

@@ -491,7 +491,7 @@ def row_of(table, scope, variant, **keys) -> Row:
     return rows[0]
 
 
-def test_a_shared_core_disturbs_no_one_but_hides_the_cycles():
+def test_a_shared_core_disturbs_no_one():
     records = [*anchor_records(), *scaled("fast", 0.5, counters={"share": 0.01, "cycles_per_decision": 900})]
     for one in records:
         one["encode"]["times"]["wall_s"] *= 2
@@ -500,7 +500,7 @@ def test_a_shared_core_disturbs_no_one_but_hides_the_cycles():
         one["pairing"]["side_by_side"] = True
     table = build_table(records)
     point = row_of(table, "point", "fast", qp=27)
-    assert point.engine_share == 0.01 and point.cycles_per_decision is None
+    assert point.engine_share == 0.01 and point.cycles_per_decision == 900
     assert table.notes == []
 
 

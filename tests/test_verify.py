@@ -81,7 +81,10 @@ elif cheat == "crash":
     sys.exit("no memory left")
 else:
     burn(seconds)
-data = open(os.path.join({streams!r}, f"{{qp}}.266"), "rb").read()
+at = qp
+if cheat == "finer":
+    at = min((22, 24, 27, 32, 37), key=lambda other: abs(other - (qp - 5)))
+data = open(os.path.join({streams!r}, f"{{at}}.266"), "rb").read()
 if cheat == "rate" and qp == 27:
     data = open(os.path.join({streams!r}, "24.266"), "rb").read()
 if cheat == "truncated":
@@ -357,6 +360,26 @@ def test_a_rate_out_of_its_window_fails_at_its_point(bench):
     assert verdict["points"][1]["rate"]["percent"] > 110
     assert verdict["points"][1]["time"]["status"] == "pass"
     assert verdict["overall"]["bd_rate"]["weighted"] is not None
+
+
+def test_rates_are_matched_point_by_point(bench, capfd):
+    arguments = bench.arguments(
+        "--match-rate", 8, entry=bench.encoder(0.05, "finer"), qps=(27, 32), anchor_s=0.3)
+    assert main(arguments) == 0
+    verdict = json.loads((bench.out / "verdict.json").read_text())
+    for point in verdict["points"]:
+        matched = point["rate_match"]
+        assert point["rate"]["percent"] == pytest.approx(100) and point["entry"]["runs"] == 1
+        assert matched["qp"] > point["qp"] and matched["qp"] == int(matched["qp"])
+        assert matched["trials"][0]["qp"] == point["qp"] and matched["trials"][0]["percent"] > 108
+        assert all(trial["user_s"] > 0 for trial in matched["trials"])
+        assert any(f"QP {point['qp']}: encoded at QP {matched['qp']:.2f}" in reason
+                   for reason in verdict["overall"]["reasons"])
+    calls = bench.calls_file.read_text()
+    assert main(arguments) == 0
+    assert bench.calls_file.read_text() == calls
+    assert main([*arguments, "--submission", str(bench.streams)]) == 1
+    assert "no --submission" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("cheat", ["truncated", "flipped"])

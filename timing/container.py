@@ -50,6 +50,7 @@ class Image:
     """
 
     name = "container"
+    fractional_qp = False
 
     def __init__(self, archive: Path, arguments: str = DEFAULT_ARGUMENTS):
         if not archive.is_file():

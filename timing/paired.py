@@ -24,6 +24,7 @@ from fastpart.encode import DEFAULT_CFG
 from fastpart.errors import FastpartError
 from fastpart.media import Clip, load_cuts, make_cut
 from fastpart.quality import psnr
+from fastpart.ratematch import settings
 from fastpart.record import encode_record, sha256_file, write_json_atomic
 from fastpart.supervise import Limits, run_measured
 from fastpart.timing.conformance import Conformance, Decoders, check
@@ -213,7 +214,8 @@ class Runner:
     intra random access pictures may not be larger than the point's. bit_depth: of the coded
     pictures. done: called with each record. examine: measures a decoded file
     besides PSNR, from (point, decoded clip) to further keys of the record. side_by_side: the
-    encodes of a pairing share their core instead of taking turns, see `SIDE_BY_SIDE`.
+    encodes of a pairing share their core instead of taking turns, see `SIDE_BY_SIDE`. entry_qps:
+    QPs that variants have instead of their point's, by (cut, QP, variant).
     """
 
     encoders: dict[str, Encoder]
@@ -229,6 +231,7 @@ class Runner:
     examine: Callable[[Point, Clip], dict[str, Any]] | None = None
     done: Callable[[dict[str, Any]], None] | None = None
     failures: dict[tuple[str, int, str], str] = field(default_factory=dict)
+    entry_qps: dict[tuple[str, int, str], float] = field(default_factory=dict)
 
     def run(self, points: list[Point], cores: Sequence[int], repetitions: int) -> None:
         records = load_records(self.out)
@@ -272,11 +275,16 @@ class Runner:
 
     def identity(self, point: Point, name: str) -> dict[str, Any]:
         """What a record's results depend on."""
-        return {
+        identity = {
             **self.encoders[name].identity,
             "clip": point.clip_sha256,
             "intra_period": point.intra_period,
         }
+        qp = self._qp(point, name)
+        return identity if qp == point.qp else {**identity, "qp": qp}
+
+    def _qp(self, point: Point, name: str) -> float:
+        return self.entry_qps.get((point.cut["name"], point.qp, name), point.qp)
 
     def _series(self, point: Point, rep: int, records: dict[Path, dict]) -> _Series:
         """What is missing of a repetition of a point, with the anchor to compare it with."""
@@ -362,7 +370,7 @@ class Runner:
         if self._has_reconstruction(name):
             arguments["recon"] = self._file(file_stem, ".recon.yuv")
         command = encoder.backend.command(
-            point.clip, point.qp, bitstream, intra_period=point.intra_period, **arguments
+            point.clip, self._qp(point, name), bitstream, intra_period=point.intra_period, **arguments
         )
         started = datetime.now(UTC)
         try:
@@ -372,7 +380,7 @@ class Runner:
             result = self._run(encoder, command, log, core, self._limits(point, name), share_nice)
             record = encode_record(
                 result, variant=encoder.kind, clip=point.clip, source=point.source,
-                cfg_files=getattr(encoder.backend, "cfg_files", []), qp=point.qp,
+                cfg_files=getattr(encoder.backend, "cfg_files", []), qp=settings(self._qp(point, name))[0],
                 intra_period=point.intra_period, bitstream=bitstream,
                 bitstream_name=self.out / bitstream.name, started=started,
                 model=getattr(encoder.backend, "model", None),

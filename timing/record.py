@@ -18,7 +18,8 @@ pairing         id: shared by the encodes that ran one after the other on one co
 identity        what the result depends on, and what must be equal for it not to be run again:
                 encoder, model, cfg, clip (SHA-256 of the binary, of the model file or null, of
                 the configuration, of the raw cut), intra_period, options of the variant
-                (FastPartModel aside)
+                (FastPartModel aside); qp: of an entry whose rate was matched, where it is
+                another than the point's, which need not be whole
 encode          the run record of the encode, see fastpart.record: times (user_s, system_s, wall_s
                 of the encoder process alone), max_rss_kib, involuntary_switches, core, argv,
                 kbps, kbps_without_sei, counters, pictures, machine, ...

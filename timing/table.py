@@ -38,8 +38,7 @@ class Row:
     point. user_s: seconds, geometric mean over repetitions; at a point only, as are kbps and
     psnr_611 (dB). rate_low, rate_high: smallest and largest bitrate, percent of the anchor's;
     rate_ok: both are in RATE_WINDOW. bd_rate: percent, for a cut; the mean over cuts for all.
-    engine_share: part of the encoder's time spent in the engine; cycles_per_decision of it,
-        None where encodes shared a core; means.
+    engine_share: part of the encoder's time spent in the engine; cycles_per_decision of it; means.
     conforming, encodes: number of encodes whose bitstream conforms, and of all.
     None: does not apply, or could not be had.
     """
@@ -210,10 +209,7 @@ def _point_row(cut: str, qp: int, name: str, runs: list[dict], anchors: list[dic
         psnr_611=None if None in quality else _mean(quality),
         bd_rate=None,
         engine_share=_mean(_counter(runs, "share")),
-        # Cycles of a shared core include those of the other encode.
-        cycles_per_decision=_mean(_counter(
-            [run for run in runs if not is_side_by_side(run)], "cycles_per_decision"
-        )),
+        cycles_per_decision=_mean(_counter(runs, "cycles_per_decision")),
         conforming=sum(run["conformance"]["conforms"] for run in runs),
         encodes=len(runs),
     )

@@ -26,6 +26,7 @@ from fastpart.timing.arguments import names, numbers
 from fastpart.timing.conformance import Decoders, check, compare
 from fastpart.timing.container import DEFAULT_ARGUMENTS, Image
 from fastpart.timing.edition import DEFAULT_EDITION, Edition, edition_names, load_edition
+from fastpart.timing.matching import MOST_ENCODES, RateMatch
 from fastpart.timing.paired import (
     SIDE_BY_SIDE,
     Point,
@@ -128,6 +129,9 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     speed = entry.add_mutually_exclusive_group()
     speed.add_argument("--target-ratio", type=float, metavar="R", help="of the patched encoder")
     speed.add_argument("--kappa", type=float, help="of the patched encoder")
+    entry.add_argument("--match-rate", type=float, metavar="PERCENT",
+                       help="encode a point whose rate misses the anchor's by more than this again, at another QP "
+                       f"or with lambdas between two, {MOST_ENCODES} times at most; only the encode that stays counts")
     entry.add_argument("--vtm-home", metavar="DIR", help="as for fastpart encode")
     measuring = parser.add_argument_group("measurement")
     measuring.add_argument("--edition", default=DEFAULT_EDITION, metavar="NAME|FILE",
@@ -157,6 +161,8 @@ def run(args: argparse.Namespace) -> int:
     edition = load_edition(args.edition)
     if args.repetitions < 1:
         raise FastpartError(f"--repetitions {args.repetitions}: wanted 1 or more")
+    if args.match_rate is not None and (args.submission or not 0 < args.match_rate < 100):
+        raise FastpartError("--match-rate: wanted a percentage above 0 and below 100, and no --submission")
     if args.submission and (args.entry or args.image):
         raise FastpartError("--submission: ready bitstreams need no --entry or --image")
     qps = args.qps or list(edition.qps)
@@ -194,6 +200,11 @@ def run(args: argparse.Namespace) -> int:
             limit_intra_period=edition.limit_intra_period, examine=examine,
             bit_depth=edition.bit_depth, side_by_side=args.side_by_side,
         )
+        matching = None
+        if args.match_rate is not None:
+            rate = "kbps" if edition.rate.count_sei else "kbps_without_sei"
+            matching = RateMatch(runner, ENTRY, args.match_rate / 100, rate)
+            matching.run(points, cores)
         if encoders:
             runner.run(points, cores, args.repetitions if timed else 1)
         folders = {ANCHOR: anchor if isinstance(anchor, Path) else None, ENTRY: args.submission}
@@ -201,7 +212,7 @@ def run(args: argparse.Namespace) -> int:
             name: _Ready(folder, edition, decoders, session, args.out, examine, name)
             for name, folder in folders.items() if folder
         }
-        found = _results(points, runner, sources, args.repetitions if timed else 1)
+        found = _results(points, runner, sources, args.repetitions if timed else 1, matching)
         described = {
             name: _describe(name, backends.get(name), folders[name], points[0], session)
             for name in (ANCHOR, ENTRY)
@@ -322,7 +333,8 @@ def _test(point: Point) -> Test:
 
 
 def _results(
-    points: Sequence[Point], runner: Runner, sources: Mapping[str, _Ready], repetitions: int
+    points: Sequence[Point], runner: Runner, sources: Mapping[str, _Ready], repetitions: int,
+    matching: RateMatch | None,
 ) -> dict[Test, Results]:
     """The records of this run's points, those of other builds or settings left out."""
     records = load_records(runner.out)
@@ -346,7 +358,9 @@ def _results(
                     and record["rep"] < repetitions
                     and record["identity"] == runner.identity(point, name)
                 ]
-        found[_test(point)] = Results(sides[ANCHOR], [] if failure else sides[ENTRY], failure)
+        found[_test(point)] = Results(
+            sides[ANCHOR], [] if failure else sides[ENTRY], failure, matching.describe(point) if matching else None,
+        )
     return found
 
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <ctime>
 #include <fstream>
 #include <iterator>
 #include <limits>
@@ -20,10 +21,12 @@ constexpr float  kPaceLimit   = 4;
 // A split is asked about up to four times: stop it at random less often, or hardly any would be finished.
 constexpr double kContinueExploration = 0.25;
 
-double seconds()
+double wall_seconds()
 {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
+
+double cpu_seconds() { return double(std::clock()) / CLOCKS_PER_SEC; }
 
 // Adds the time of a scope to a counter.
 class Stopwatch {
@@ -49,7 +52,8 @@ std::vector<uint8_t> read_file(const std::string& path)
 using namespace session_detail;
 
 Session::Session(const Settings& settings, const uint8_t* model, size_t size)
-    : settings_(settings), random_state_(settings.seed), start_cycles_(cycles()), start_seconds_(seconds())
+    : settings_(settings), random_state_(settings.seed), start_cycles_(cycles()),
+      start_wall_seconds_(wall_seconds()), start_cpu_seconds_(cpu_seconds())
 {
   if (!(settings.kappa > 0)) throw std::runtime_error("FastPartKappa is " + std::to_string(settings.kappa) + ", wanted a number above 0");
   if (!(settings.target >= 0 && settings.target < 1))
@@ -369,8 +373,11 @@ void Session::end_ctu()
 
 void Session::finish()
 {
-  counters_.total_cycles  = cycles() - start_cycles_;
-  counters_.total_seconds = seconds() - start_seconds_;
+  // Time stamps go on while others have the core. What is in the engine then counts as little as elsewhere.
+  counters_.total_seconds = cpu_seconds() - start_cpu_seconds_;
+  const double running    = counters_.total_seconds / (wall_seconds() - start_wall_seconds_);
+  counters_.total_cycles  = uint64_t(double(cycles() - start_cycles_) * running);
+  counters_.engine_cycles = uint64_t(double(counters_.engine_cycles) * running);
   if (steering_) end_picture();
   trace_.close();
 }

@@ -31,7 +31,7 @@ struct Settings {
 struct Counters {
   uint64_t asked[kCandidates]   = {};
   uint64_t skipped[kCandidates] = {};
-  uint64_t engine_cycles = 0, total_cycles = 0;
+  uint64_t engine_cycles = 0, total_cycles = 0;   // after finish: of this process alone, as the seconds
   double   total_seconds = 0;
 };
 
@@ -124,7 +124,7 @@ class Session {
   Counters                counters_;
   uint64_t                random_state_;
   uint64_t                start_cycles_;
-  double                  start_seconds_;
+  double                  start_wall_seconds_, start_cpu_seconds_;
 };
 
 }  // namespace fastpart

@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import Any
 
 from fastpart.errors import FastpartError
-from fastpart.timing.record import is_side_by_side
 
 _TO_FILL = "[to be filled in]"
 
@@ -139,10 +138,9 @@ def _complexity(verdict, records, model) -> list[tuple[str, str]]:
         samples = sum(_samples(one) for _, one in counters)
         decisions = sum(c["decisions"] for c, _ in counters)
         rows.append(("Decisions of the model for each luma sample", f"{decisions / samples:.4f}"))
-        # Time stamps run on while another encode has the core.
-        if all("cycles_per_decision" in c for c, _ in counters) and not any(map(is_side_by_side, records)):
+        if all("cycles_per_decision" in c for c, _ in counters):
             cycles = sum(c["decisions"] * c["cycles_per_decision"] for c, _ in counters)
-            rows.append(("Time-stamp cycles of the model for each luma sample", f"{cycles / samples:.1f}"))
+            rows.append(("Cycles of the model for each luma sample", f"{cycles / samples:.1f}"))
         if all(c.get("seconds") and c.get("share") for c, _ in counters):
             share = sum(c["seconds"] for c, _ in counters) / sum(c["seconds"] / c["share"] for c, _ in counters)
             rows.append(("Share of the model in the entry's time T1", f"{100 * share:.2f} %"))
