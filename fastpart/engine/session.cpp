@@ -28,16 +28,24 @@ double wall_seconds()
 
 double cpu_seconds() { return double(std::clock()) / CLOCKS_PER_SEC; }
 
-// Adds the time of a scope to a counter.
+// What a call of the engine within a picture never takes, by far: another process had the core meanwhile.
+constexpr uint64_t kInterrupted = 2'000'000;
+
+// Adds the time of a scope to a counter, unless it took so long.
 class Stopwatch {
  public:
-  explicit Stopwatch(uint64_t& total) : total_(total), start_(cycles()) {}
-  ~Stopwatch() { total_ += cycles() - start_; }
+  explicit Stopwatch(uint64_t& total, uint64_t longest = kInterrupted)
+      : total_(total), longest_(longest), start_(cycles()) {}
+  ~Stopwatch()
+  {
+    const uint64_t took = cycles() - start_;
+    if (took < longest_) total_ += took;
+  }
   uint64_t start() const { return start_; }
 
  private:
   uint64_t& total_;
-  uint64_t  start_;
+  uint64_t  longest_, start_;
 };
 
 std::vector<uint8_t> read_file(const std::string& path)
@@ -106,7 +114,7 @@ double Session::random()
 
 void Session::begin_picture(int poc, int qp, int temporal_id, bool intra, Plane luma, int width, int height)
 {
-  Stopwatch watch(counters_.engine_cycles);
+  Stopwatch watch(counters_.engine_cycles, std::numeric_limits<uint64_t>::max());
   picture_.build(luma, width, height);
   history_.begin_picture(poc, width, height);
   if (!policy_) return;
@@ -373,11 +381,10 @@ void Session::end_ctu()
 
 void Session::finish()
 {
-  // Time stamps go on while others have the core. What is in the engine then counts as little as elsewhere.
+  // Time stamps go on while others have the core.
   counters_.total_seconds = cpu_seconds() - start_cpu_seconds_;
   const double running    = counters_.total_seconds / (wall_seconds() - start_wall_seconds_);
   counters_.total_cycles  = uint64_t(double(cycles() - start_cycles_) * running);
-  counters_.engine_cycles = uint64_t(double(counters_.engine_cycles) * running);
   if (steering_) end_picture();
   trace_.close();
 }

@@ -31,7 +31,7 @@ struct Settings {
 struct Counters {
   uint64_t asked[kCandidates]   = {};
   uint64_t skipped[kCandidates] = {};
-  uint64_t engine_cycles = 0, total_cycles = 0;   // after finish: of this process alone, as the seconds
+  uint64_t engine_cycles = 0, total_cycles = 0;   // of this process alone, as the seconds; the total after finish
   double   total_seconds = 0;
 };
 
