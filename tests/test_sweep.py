@@ -35,9 +35,10 @@ from fastpart.timing.sweep.analysis import analyse, pareto_front
 from fastpart.timing.sweep.cell import digest
 from fastpart.timing.sweep.driver import load_sweep
 from fastpart.timing.sweep.executor import local_workers, memory_of
-from fastpart.timing.sweep.grid import load_grid
+from fastpart.timing.sweep.grid import load_grid, make_backend
 from fastpart.timing.sweep.segments import difference, split, trial_clip
 from fastpart.timing.sweep.store import Store
+from fastpart.vtm import VtmHome
 
 CORE = str(max(os.sched_getaffinity(0)))
 
@@ -66,6 +67,16 @@ def test_the_grids_of_the_repository_are_sound():
     for path in grids:
         grid = load_grid(path)
         assert grid.encoders and set(grid.cuts) <= set(load_cuts(grid.cuts_file))
+
+
+def test_configurations_may_lie_beside_the_grid(tmp_path, stub_home):
+    (tmp_path / "own.cfg").write_text("MTS : 4\n")
+    home = VtmHome.find(stub_home)
+    entry = {"backend": "vtm-stock", "cfg": ["encoder_randomaccess_vtm.cfg", "own.cfg"]}
+    backend = make_backend(entry, home, tmp_path)
+    assert backend.cfg_files == [home.cfg("encoder_randomaccess_vtm.cfg"), tmp_path / "own.cfg"]
+    with pytest.raises(FastpartError, match="other.cfg: no such configuration"):
+        make_backend({**entry, "cfg": ["other.cfg"]}, home, tmp_path)
 
 
 @pytest.mark.parametrize(("text", "said"), [

@@ -14,8 +14,9 @@ repetitions     of a point whose time is measured; default 1
 segments        true: cells split at intra periods, joined with parcat; for quality only
 
 [encoder.NAME]  backend: "vtm-stock", "vtm-patched", "vvenc" or "command"
-                VTM: cfg (list of configurations; default: random access), preset (after these), options
-                (table); patched besides: model (file, relative to this file), kappa or target_ratio
+                VTM: cfg (list of configurations: of the VTM tree's cfg folder, or files relative to this
+                one; default: random access), preset (after these), options (table);
+                patched besides: model (file, relative to this file), kappa or target_ratio
                 vvenc: preset, accelerate, options; command: template, as of `fastpart verify --entry`
                 vary: table of lists; an encoder for each combination, NAME-KEY=VALUE. A key is one of
                 the encoder's own (kappa, target_ratio, preset, ...) or else an option
@@ -142,6 +143,8 @@ def make_backend(entry: Mapping[str, Any], home: VtmHome, folder: Path) -> Backe
     settings = {key: value for key, value in entry.items() if key not in ("backend", "vary")}
     if "model" in settings:
         settings["model"] = folder / settings["model"]
+    if "cfg" in settings:
+        settings["cfg"] = [folder / name if (folder / name).is_file() else name for name in settings["cfg"]]
     if kind == "command":
         return Command(settings["template"])
     if kind == "vvenc":
