@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from fastpart.encode import configuration
 from fastpart.errors import FastpartError
 from fastpart.media import Clip
-from fastpart.presets import require_stock, resulting
+from fastpart.presets import configured, require_stock
 from fastpart.ratematch import lambda_options, settings
 from fastpart.record import sha256_file
 from fastpart.vtm import VtmHome, binary_info, encode_command, predictor_options
@@ -113,8 +113,7 @@ class Vtm:
             options["FastPartModel"] = self.model
         whole, factor = settings(qp)
         if factor != 1:
-            configured = {name: value for name, value, _ in resulting(self.cfg_files, options)}
-            options |= lambda_options(factor, configured)
+            options |= lambda_options(factor, configured(self.cfg_files, options))
         return encode_command(
             self.encoder, self.cfg_files, clip, whole, bitstream, recon, options,
             intra_period=intra_period,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fastpart.errors import FastpartError
 from fastpart.media import Clip, open_clip, parse_size
-from fastpart.presets import preset_file, require_stock, resulting
+from fastpart.presets import configured, preset_file, require_stock, resulting
 from fastpart.ratematch import lambda_options, match_rate, matches, miss, settings
 from fastpart.record import encode_record, write_json_atomic
 from fastpart.vtm import (
@@ -183,8 +183,7 @@ def run(args: argparse.Namespace) -> int:
             name, matched = output.name, True
             result, record = encode(args.qp, {}, name)
         else:
-            configured = {name: value for name, value, _ in resulting(cfg_files, options)}
-            name, result, record, matched = _match(encode, args, configured, work)
+            name, result, record, matched = _match(encode, args, configured(cfg_files, options), work)
         record_path.unlink(missing_ok=True)
         if recon:
             (recon_work / name).replace(recon)
@@ -202,11 +201,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _match(
     encode: Callable[[int, dict[str, object], str], tuple[EncodeResult, dict]], args: argparse.Namespace,
-    configured: Mapping[str, str], work: Path,
+    values: Mapping[str, str], work: Path,
 ) -> tuple[str, EncodeResult, dict, bool]:
     """Encode until the rate matches; file name, result and record of the nearest trial, and whether it does.
 
-    configured: values of the VTM options that configuration and command line set, by name.
+    values: of the VTM options that configuration and command line set, by name.
     Trials are recorded with their user times; the times of the record are those of its own encode.
     """
     done: list[tuple[str, EncodeResult, dict]] = []
@@ -215,7 +214,7 @@ def _match(
         whole, factor = settings(qp)
         name = f"trial{len(done)}"
         print(f"fastpart: trial {len(done) + 1} at QP {qp:.2f}", file=sys.stderr, flush=True)
-        result, record = encode(whole, lambda_options(factor, configured), name)
+        result, record = encode(whole, lambda_options(factor, values), name)
         result.log_path.replace(work / f"{name}.log")
         done.append((name, result, record))
         print(f"fastpart: {record['kbps_without_sei']:.2f} kbps for {args.match_rate:g}", file=sys.stderr, flush=True)

@@ -57,10 +57,7 @@ class RateMatch:
 
     def describe(self, point: Point) -> dict[str, Any]:
         """The QP of the entry's encode that stays, and its trials."""
-        return {"qp": self._qp(point), "trials": self._done[_key(point)]["trials"]}
-
-    def _qp(self, point: Point) -> float:
-        return self._runner.entry_qps.get((*_key(point), self._entry), point.qp)
+        return {"qp": self._runner.qp(point, self._entry), "trials": self._done[_key(point)]["trials"]}
 
     def _moves(self, point: Point) -> bool:
         """Whether the point has to be encoded again, at the QP that it then has."""
@@ -72,7 +69,7 @@ class RateMatch:
         }
         if self._entry not in encodes:
             return False                       # it failed
-        here, entry, anchor = self._qp(point), encodes[self._entry], encodes[self._runner.anchor]
+        here, entry, anchor = self._runner.qp(point, self._entry), encodes[self._entry], encodes[self._runner.anchor]
         kbps, wanted = entry[self._rate], anchor[self._rate]
         if matches(Trial(here, kbps), wanted, self._tolerance):
             return False

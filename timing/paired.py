@@ -280,10 +280,11 @@ class Runner:
             "clip": point.clip_sha256,
             "intra_period": point.intra_period,
         }
-        qp = self._qp(point, name)
+        qp = self.qp(point, name)
         return identity if qp == point.qp else {**identity, "qp": qp}
 
-    def _qp(self, point: Point, name: str) -> float:
+    def qp(self, point: Point, name: str) -> float:
+        """At which a variant encodes the point."""
         return self.entry_qps.get((point.cut["name"], point.qp, name), point.qp)
 
     def _series(self, point: Point, rep: int, records: dict[Path, dict]) -> _Series:
@@ -370,7 +371,7 @@ class Runner:
         if self._has_reconstruction(name):
             arguments["recon"] = self._file(file_stem, ".recon.yuv")
         command = encoder.backend.command(
-            point.clip, self._qp(point, name), bitstream, intra_period=point.intra_period, **arguments
+            point.clip, self.qp(point, name), bitstream, intra_period=point.intra_period, **arguments
         )
         started = datetime.now(UTC)
         try:
@@ -380,7 +381,7 @@ class Runner:
             result = self._run(encoder, command, log, core, self._limits(point, name), share_nice)
             record = encode_record(
                 result, variant=encoder.kind, clip=point.clip, source=point.source,
-                cfg_files=getattr(encoder.backend, "cfg_files", []), qp=settings(self._qp(point, name))[0],
+                cfg_files=getattr(encoder.backend, "cfg_files", []), qp=settings(self.qp(point, name))[0],
                 intra_period=point.intra_period, bitstream=bitstream,
                 bitstream_name=self.out / bitstream.name, started=started,
                 model=getattr(encoder.backend, "model", None),

@@ -61,3 +61,8 @@ def resulting(cfg_files: Sequence[str | Path], options: Mapping[str, object]) ->
         found |= {name: (value, Path(path).name) for name, value in read_cfg(path).items()}
     found |= {name: (str(value), "command line") for name, value in options.items()}
     return [(name, value, origin) for name, (value, origin) in found.items()]
+
+
+def configured(cfg_files: Sequence[str | Path], options: Mapping[str, object]) -> dict[str, str]:
+    """Values of what `resulting` lists, by name."""
+    return {name: value for name, value, _ in resulting(cfg_files, options)}
