@@ -26,7 +26,7 @@ class ChromaDetail {
 
 // The offset of the chroma QP that suits (6Y+U+V)/8 at this base QP, 0 or below: chroma is a quarter of that
 // measure, and where it has little detail, or luma few bits, it is a far smaller part of the rate. Fitted to training
-// clips so that the rate grows by 8 % or so at most (timing/results/levers.md).
+// clips for encodes of one QP more, which gives back the rate that finer chroma takes (timing/results/levers.md).
 int chroma_qp_offset(double detail_ratio, int qp);
 
 }  // namespace fastpart
