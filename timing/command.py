@@ -1,4 +1,4 @@
-"""The subcommands `fastpart timing run` and `fastpart timing table`."""
+"""The subcommands `fastpart timing run`, `table` and `profile`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 from fastpart.errors import FastpartError
 from fastpart.timing.arguments import names, numbers
-from fastpart.timing.paired import SIDE_BY_SIDE, run_plan
+from fastpart.timing.paired import SIDE_BY_SIDE, check_cores, run_plan
 from fastpart.timing.plan import load_plan
+from fastpart.timing.profile import profile_plan, to_markdown
 from fastpart.timing.record import load_records
 from fastpart.timing.table import FORMATS, build_table
 from fastpart.vtm import VtmHome
@@ -20,7 +21,7 @@ NOT_CONFORMING = 3
 
 
 def add_commands(subparsers: argparse._SubParsersAction) -> None:
-    """Add `timing run` and `timing table` to the command line."""
+    """Add `timing run`, `timing table` and `timing profile` to the command line."""
     timing = subparsers.add_parser(
         "timing",
         help="measure encoder variants against stock VTM",
@@ -58,6 +59,25 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
                      help="definitions of the cuts (default: cuts.toml of the clips folder)")
     run.add_argument("--vtm-home", metavar="DIR", help="as for fastpart encode")
 
+    profile = actions.add_parser(
+        "profile",
+        help="where the time of a plan's encodes goes; a second start does what is missing",
+        description="Sample the call stacks of an encode of each cut, QP and variant with Linux's perf and print the "
+        "shares of time by what the search tests and by temporal layer.",
+    )
+    profile.set_defaults(run=run_profile)
+    profile.add_argument("plan", metavar="PLAN", help="plan file, or main: the one of this package")
+    profile.add_argument("--clips", type=Path, required=True, metavar="DIR", help="folder of the clips")
+    profile.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the counts")
+    profile.add_argument("--core", type=int, metavar="N", help="CPU to encode on (default: the first it may use)")
+    profile.add_argument("--only", type=names, metavar="VARIANT,...",
+                         help="these variants of the plan, and its anchor")
+    profile.add_argument("--cuts", type=names, metavar="CUT,...", help="these cuts instead of the plan's")
+    profile.add_argument("--qps", type=numbers, metavar="QP,...", help="these QPs instead of the plan's")
+    profile.add_argument("--cuts-file", type=Path, metavar="FILE",
+                         help="definitions of the cuts (default: cuts.toml of the clips folder)")
+    profile.add_argument("--vtm-home", metavar="DIR", help="as for fastpart encode")
+
     table = actions.add_parser(
         "table",
         help="tables of the records of a run",
@@ -86,6 +106,18 @@ def run_timing(args: argparse.Namespace) -> int:
         print(f"{path}: does not conform", file=sys.stderr)
     print(f"{len(records)} records in {args.out}; next: fastpart timing table {args.out}")
     return NOT_CONFORMING if failed else 0
+
+
+def run_profile(args: argparse.Namespace) -> int:
+    """Print the shares; returns 0."""
+    plan = load_plan(args.plan).restricted(cuts=args.cuts, qps=args.qps, variants=args.only)
+    core = sorted(os.sched_getaffinity(0))[0] if args.core is None else args.core
+    check_cores([core])
+    records = profile_plan(
+        plan, args.clips, args.cuts_file or args.clips / "cuts.toml", args.out, VtmHome.find(args.vtm_home), core,
+    )
+    print(to_markdown(records), end="")
+    return 0
 
 
 def run_table(args: argparse.Namespace) -> int:

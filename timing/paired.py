@@ -127,7 +127,7 @@ def run_plan(
         )
     with session_folder(out) as session:
         encoders = {
-            name: ready(_plan_backend(variant, home, cfg), variant.binary, session / name)
+            name: ready(plan_backend(variant, home, cfg), variant.binary, session / name)
             for name, variant in plan.variants.items()
         }
         points = [
@@ -162,7 +162,8 @@ def session_folder(out: Path) -> Iterator[Path]:
             shutil.rmtree(session, ignore_errors=True)
 
 
-def _plan_backend(variant: Variant, home: VtmHome, cfg: Path) -> Vtm:
+def plan_backend(variant: Variant, home: VtmHome, cfg: Path) -> Vtm:
+    """The encoder of a variant of a plan, after the configuration cfg, with picture hashes."""
     speed = speed_options(variant.kappa, variant.target_ratio)
     backend = Vtm(
         home.encoder(variant.binary), [cfg], {"SEIDecodedPictureHash": 1, **variant.options, **speed},
