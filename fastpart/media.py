@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import tomllib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -182,6 +182,19 @@ def load_cuts(path: str | os.PathLike) -> dict[str, dict]:
     if not cuts or len(by_name) != len(cuts):
         raise FastpartError(f"{path}: {len(cuts)} cuts, {len(by_name)} names; wanted distinct names")
     return by_name
+
+
+def named_cuts(path: str | os.PathLike, names: Sequence[str], where: str | os.PathLike) -> list[dict]:
+    """The cuts of these names in a file as of `load_cuts`. where: what names them.
+
+    Raises FastpartError when the file is malformed or lacks one.
+    """
+    cuts = load_cuts(path)
+    if unknown := [name for name in names if name not in cuts]:
+        raise FastpartError(
+            f"{where}: no cut {', '.join(unknown)} in {path}, wanted some of {', '.join(cuts)}"
+        )
+    return [cuts[name] for name in names]
 
 
 def make_cut(cut: dict, clips_root: str | os.PathLike, out_path: str | os.PathLike) -> Clip:

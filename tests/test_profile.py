@@ -2,11 +2,9 @@
 
 import json
 import os
-import sys
 
-import numpy as np
 import pytest
-from conftest import write_clip
+from test_timing import CUTS, PLAN, write_program
 
 from fastpart.cli import main
 from fastpart.timing.profile import OTHER, count_samples, kind_of, stacks
@@ -59,18 +57,7 @@ def test_samples_belong_to_the_picture_under_way():
     assert counts == {"I": {"inter, affine": 1}, "TId 0": {"predictor": 1, OTHER: 1}}
 
 
-PLAN = """\
-cuts = ["Ramp"]
-qps = [32, 37]
-anchor = "stock"
-[variant.stock]
-binary = "stock"
-[variant.fast]
-binary = "patched"
-options = { FastPart = 1 }
-"""
-
-PERF = f"""#!{sys.executable} -I
+PERF = """
 import pathlib, subprocess, sys, time
 if sys.argv[1] == "record":
     at = sys.argv.index("--")
@@ -81,25 +68,19 @@ if sys.argv[1] == "record":
     sys.exit(code)
 start = float(pathlib.Path(sys.argv[sys.argv.index("-i") + 1]).read_text())
 for function in ("EncCu::xCheckRDCostIntra", "EncTemporalFilter::filter", "EncCu::xCheckRDCostIntra"):
-    print(f"{{start:.6f}}:\\n\\t 1 {{function}}\\n\\t 2 main\\n")
+    print(f"{start:.6f}:\\n\\t 1 {function}\\n\\t 2 main\\n")
 """
 
 
 @pytest.fixture
-def profile(tmp_path, stub_home, monkeypatch):
+def profile(tmp_path, stub_home, clip, ffmpeg, monkeypatch):
     tools = tmp_path / "tools"
     tools.mkdir()
-    perf = tools / "perf"
-    perf.write_text(PERF)
-    perf.chmod(0o755)
+    write_program(tools / "perf", PERF)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
-    clip = write_clip(tmp_path / "Ramp_64x64_30.yuv")
-    pictures = [b"FRAME\n" + data.tobytes() for data in np.split(np.fromfile(clip.path, np.uint8), clip.frames)]
-    (tmp_path / "ramp.y4m").write_bytes(b"YUV4MPEG2 W64 H64 F30:1 C420\n" + b"".join(pictures))
+    ffmpeg("-f", "rawvideo", "-s", "64x64", "-r", "30", "-i", clip.path, tmp_path / "ramp.y4m")
     (tmp_path / "plan.toml").write_text(PLAN)
-    (tmp_path / "cuts.toml").write_text(
-        '[[cut]]\nname = "Ramp"\nclip = "ramp.y4m"\nsize = [64, 64]\nstart = 0\nframes = 2\nfps = 30\n'
-    )
+    (tmp_path / "cuts.toml").write_text(CUTS)
 
     def run(*arguments):
         return main([
@@ -110,17 +91,17 @@ def profile(tmp_path, stub_home, monkeypatch):
     return run
 
 
-def test_the_command_prints_shares_and_goes_on_where_it_was(profile, tmp_path, capsys, monkeypatch):
-    assert profile("--qps", "32") == 0
+def test_the_command_prints_shares_and_goes_on_where_it_was(profile, tmp_path, capsys):
+    assert profile("--only", "learned") == 0
     out, err = capsys.readouterr()
-    assert "| | Ramp QP 32 stock | Ramp QP 32 fast |" in out
+    assert "| | ramp QP 45 stock | ramp QP 45 learned |" in out
     assert "| intra, luma | 66.7 | 66.7 |" in out and "| temporal filter | 33.3 | 33.3 |" in out
     assert "| samples | 3 | 3 |" in out and err.count("3 samples") == 2
     records = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")]
-    assert {record["variant"] for record in records} == {"stock", "fast"}
-    assert profile() == 0
+    assert {record["variant"] for record in records} == {"stock", "learned"}
+    assert profile("--only", "learned", "--qps", "45,50") == 0
     out, err = capsys.readouterr()
-    assert err.count("3 samples") == 2 and out.count("QP 37") == 2
+    assert err.count("3 samples") == 2 and out.count("QP 50") == 2
 
 
 def test_without_perf_it_says_so(profile, monkeypatch, capsys, tmp_path):

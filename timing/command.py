@@ -38,26 +38,13 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
         "not conform.",
     )
     run.set_defaults(run=run_timing)
-    run.add_argument("plan", metavar="PLAN", help="plan file, or main: the one of this package")
-    run.add_argument("--clips", type=Path, required=True, metavar="DIR",
-                     help="folder of the clips")
-    run.add_argument("--out", type=Path, required=True, metavar="DIR",
-                     help="folder for the records")
+    _add_plan(run)
     run.add_argument("--cores", type=numbers, metavar="N,...",
                      help="CPUs that each take one point at a time (default: the first "
                      "this process may use); CPUs of one physical core disturb each other")
     run.add_argument("--repetitions", type=int, default=1, metavar="N",
                      help="times each point is measured, odd ones in reverse order (default: 1)")
     run.add_argument("--side-by-side", action="store_true", help=SIDE_BY_SIDE)
-    run.add_argument("--only", type=names, metavar="VARIANT,...",
-                     help="these variants of the plan; the anchor always runs with them")
-    run.add_argument("--cuts", type=names, metavar="CUT,...",
-                     help="these cuts instead of the plan's")
-    run.add_argument("--qps", type=numbers, metavar="QP,...",
-                     help="these QPs instead of the plan's")
-    run.add_argument("--cuts-file", type=Path, metavar="FILE",
-                     help="definitions of the cuts (default: cuts.toml of the clips folder)")
-    run.add_argument("--vtm-home", metavar="DIR", help="as for fastpart encode")
 
     profile = actions.add_parser(
         "profile",
@@ -66,17 +53,8 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
         "shares of time by what the search tests and by temporal layer.",
     )
     profile.set_defaults(run=run_profile)
-    profile.add_argument("plan", metavar="PLAN", help="plan file, or main: the one of this package")
-    profile.add_argument("--clips", type=Path, required=True, metavar="DIR", help="folder of the clips")
-    profile.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the counts")
+    _add_plan(profile)
     profile.add_argument("--core", type=int, metavar="N", help="CPU to encode on (default: the first it may use)")
-    profile.add_argument("--only", type=names, metavar="VARIANT,...",
-                         help="these variants of the plan, and its anchor")
-    profile.add_argument("--cuts", type=names, metavar="CUT,...", help="these cuts instead of the plan's")
-    profile.add_argument("--qps", type=numbers, metavar="QP,...", help="these QPs instead of the plan's")
-    profile.add_argument("--cuts-file", type=Path, metavar="FILE",
-                         help="definitions of the cuts (default: cuts.toml of the clips folder)")
-    profile.add_argument("--vtm-home", metavar="DIR", help="as for fastpart encode")
 
     table = actions.add_parser(
         "table",
@@ -89,6 +67,23 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
                        help="variant to relate the others to (default: stock)")
     table.add_argument("--format", choices=sorted(FORMATS), default="md",
                        help="md: for reading; tsv, json: for programs (default: md)")
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("plan", metavar="PLAN", help="plan file, or main: the one of this package")
+    parser.add_argument("--clips", type=Path, required=True, metavar="DIR",
+                        help="folder of the clips")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR",
+                        help="folder for the records")
+    parser.add_argument("--only", type=names, metavar="VARIANT,...",
+                        help="these variants of the plan; the anchor always runs with them")
+    parser.add_argument("--cuts", type=names, metavar="CUT,...",
+                        help="these cuts instead of the plan's")
+    parser.add_argument("--qps", type=numbers, metavar="QP,...",
+                        help="these QPs instead of the plan's")
+    parser.add_argument("--cuts-file", type=Path, metavar="FILE",
+                        help="definitions of the cuts (default: cuts.toml of the clips folder)")
+    parser.add_argument("--vtm-home", metavar="DIR", help="as for fastpart encode")
 
 
 def run_timing(args: argparse.Namespace) -> int:

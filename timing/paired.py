@@ -22,7 +22,7 @@ from fastpart.at_once import SIDE_NICE, at_once
 from fastpart.backend import Backend, Vtm
 from fastpart.encode import DEFAULT_CFG
 from fastpart.errors import FastpartError
-from fastpart.media import Clip, load_cuts, make_cut
+from fastpart.media import Clip, make_cut, named_cuts
 from fastpart.quality import psnr
 from fastpart.ratematch import settings
 from fastpart.record import encode_record, sha256_file, write_json_atomic
@@ -119,20 +119,15 @@ def run_plan(
     check_cores(cores)
     decoders = Decoders.find(home)
     cfg = home.cfg(DEFAULT_CFG)
-    cuts = load_cuts(cuts_file)
-    if unknown := [name for name in plan.cuts if name not in cuts]:
-        raise FastpartError(
-            f"{plan.path}: no cut {', '.join(unknown)} in {cuts_file}, "
-            f"wanted some of {', '.join(cuts)}"
-        )
+    cuts = named_cuts(cuts_file, plan.cuts, plan.path)
     with session_folder(out) as session:
         encoders = {
             name: ready(plan_backend(variant, home, cfg), variant.binary, session / name)
             for name, variant in plan.variants.items()
         }
         points = [
-            point for name in plan.cuts
-            for point in cut_points(cuts[name], clips_root, session, plan.qps, plan.intra_period)
+            point for cut in cuts
+            for point in cut_points(cut, clips_root, session, plan.qps, plan.intra_period)
         ]
         runner = Runner(encoders, plan.anchor, out, decoders, session, side_by_side=side_by_side)
         runner.run(points, cores, repetitions)

@@ -28,9 +28,6 @@ RESERVED_OPTIONS = {
 }
 del RESERVED_OPTIONS["FastPart"]
 
-#: The knob of a preset is that of the variant, unless it has its own.
-_KNOBS = {"FastPartKappa": "kappa", "FastPartTargetRatio": "target_ratio"}
-
 _PLAN_KEYS = {"cuts", "qps", "intra_period", "anchor", "variant"}
 _VARIANT_KEYS = {"binary", "base", "preset", "options", "model", "kappa", "target_ratio"}
 
@@ -172,7 +169,11 @@ def _variant(path: Path, name: str, entry: dict, before: dict[str, Variant]) -> 
     if base is not None and base not in before:
         raise FastpartError(f"{path}: {what}: base = {base!r}, wanted a variant above it")
     preset = preset_options(entry["preset"]) if "preset" in entry else {}
-    knobs = {key: preset.pop(option) for option, key in _KNOBS.items() if option in preset}
+    # Its knob is the variant's, unless that has its own.
+    knobs = {
+        RESERVED_OPTIONS[option]: float(preset.pop(option))
+        for option in ("FastPartKappa", "FastPartTargetRatio") if option in preset
+    }
     options = {
         **(before[base].options if base else {}),
         **preset,
@@ -189,7 +190,7 @@ def _variant(path: Path, name: str, entry: dict, before: dict[str, Variant]) -> 
             raise FastpartError(f"{path}: {what}: {option} = {value!r}, wanted a number or a text")
     model, kappa, target = (entry.get(key) for key in ("model", "kappa", "target_ratio"))
     if (kappa, target) == (None, None):
-        kappa, target = (float(knobs[key]) if key in knobs else None for key in ("kappa", "target_ratio"))
+        kappa, target = (knobs.get(key) for key in ("kappa", "target_ratio"))
     learned = bool(model) or (kappa, target) != (None, None) or any(
         name.startswith("FastPart") for name in options
     )

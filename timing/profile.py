@@ -14,7 +14,6 @@ import bisect
 import json
 import shutil
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,9 +22,9 @@ from typing import Any
 
 from fastpart.encode import DEFAULT_CFG
 from fastpart.errors import FastpartError
-from fastpart.media import load_cuts
+from fastpart.media import named_cuts
 from fastpart.record import write_json_atomic
-from fastpart.timing.paired import cut_points, plan_backend, session_folder
+from fastpart.timing.paired import cut_points, plan_backend, say, session_folder
 from fastpart.timing.plan import Plan
 from fastpart.timing.record import stem
 from fastpart.vtm import VtmHome, run_encoder
@@ -62,18 +61,14 @@ def profile_plan(
     """
     if not shutil.which("perf"):
         raise FastpartError("perf: not found, wanted Linux's perf on the path; install it for the running kernel")
-    cuts, cfg = load_cuts(cuts_file), home.cfg(DEFAULT_CFG)
-    if unknown := [name for name in plan.cuts if name not in cuts]:
-        raise FastpartError(
-            f"{plan.path}: no cut {', '.join(unknown)} in {cuts_file}, wanted some of {', '.join(cuts)}"
-        )
+    cuts, cfg = named_cuts(cuts_file, plan.cuts, plan.path), home.cfg(DEFAULT_CFG)
     backends = {name: plan_backend(variant, home, cfg) for name, variant in plan.variants.items()}
     records = []
     with session_folder(out) as session:
-        for name in plan.cuts:
-            for point in cut_points(cuts[name], clips_root, session, plan.qps, plan.intra_period):
+        for cut in cuts:
+            for point in cut_points(cut, clips_root, session, plan.qps, plan.intra_period):
                 for variant, backend in backends.items():
-                    path = out / f"{stem(name, point.qp, variant, 0)}.profile.json"
+                    path = out / f"{stem(cut['name'], point.qp, variant, 0)}.profile.json"
                     identity = {**backend.identity(), "clip": point.clip_sha256, "intra_period": point.intra_period}
                     record = _known(path, identity)
                     if record is None:
@@ -81,12 +76,11 @@ def profile_plan(
                             point.clip, point.qp, session / "stream.266", intra_period=point.intra_period
                         )
                         record = {
-                            "schema": SCHEMA, "cut": name, "qp": point.qp, "variant": variant, "identity": identity,
-                            "samples": _sample(argv, session, core),
+                            "schema": SCHEMA, "cut": cut["name"], "qp": point.qp, "variant": variant,
+                            "identity": identity, "samples": _sample(argv, session, core),
                         }
                         write_json_atomic(path, record)
-                        count = sum(sum(kinds.values()) for kinds in record["samples"].values())
-                        print(f"{name} QP {point.qp} {variant}: {count} samples", file=sys.stderr, flush=True)
+                        say(f"{point.name} {variant}: {_total(record)} samples")
                     records.append(record)
     return records
 
@@ -99,6 +93,10 @@ def _known(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise FastpartError(f"{path}: cannot be read ({error}); delete it") from error
     return record if (record.get("schema"), record.get("identity")) == (SCHEMA, identity) else None
+
+
+def _total(record: dict[str, Any]) -> int:
+    return sum(sum(kinds.values()) for kinds in record["samples"].values())
 
 
 def _sample(argv: Sequence[str], session: Path, core: int) -> dict[str, dict[str, int]]:
@@ -175,7 +173,7 @@ def to_markdown(records: Sequence[dict[str, Any]]) -> str:
         for layer, kinds in record["samples"].items():
             total[layer] += sum(kinds.values())
             total.update(kinds)
-    sums = [sum(sum(kinds.values()) for kinds in record["samples"].values()) for record in records]
+    sums = [_total(record) for record in records]
     layers = sorted({layer for record in records for layer in record["samples"]})
     kinds = [*dict.fromkeys(kind for _, kind in KINDS), OTHER]
     lines = [

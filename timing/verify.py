@@ -19,7 +19,7 @@ from typing import Any
 from fastpart.backend import Backend, Command, PatchedVtm, StockVtm
 from fastpart.bitstream import bitstream_bits
 from fastpart.errors import FastpartError
-from fastpart.media import Clip, load_cuts, open_clip
+from fastpart.media import Clip, named_cuts, open_clip
 from fastpart.quality import vmaf
 from fastpart.record import compiler_of, describe_machine, sha256_file, write_json_atomic
 from fastpart.timing.arguments import names, numbers
@@ -292,14 +292,8 @@ def _points(args: argparse.Namespace, qps: Sequence[int], session: Path) -> list
         if args.frames:
             raise FastpartError("--frames is of each CLIP, a cut has its own; write a shorter cut, or give a CLIP")
         cuts_file = args.cuts_file or args.clips / "cuts.toml"
-        cuts = load_cuts(cuts_file)
-        if unknown := [name for name in args.cuts if name not in cuts]:
-            raise FastpartError(
-                f"--cuts: no cut {', '.join(unknown)} in {cuts_file}, wanted some of "
-                f"{', '.join(cuts)}"
-            )
-        for name in args.cuts:
-            points += cut_points(cuts[name], args.clips, session, qps, args.intra_period)
+        for cut in named_cuts(cuts_file, args.cuts, "--cuts"):
+            points += cut_points(cut, args.clips, session, qps, args.intra_period)
     for path in map(Path, args.inputs):
         clip = _alone(open_clip(path, frames=args.frames, workdir=session), session)
         points += clip_points({"name": path.stem}, clip, path, qps, args.intra_period)

@@ -13,7 +13,7 @@ from typing import Any
 
 from fastpart.backend import Backend, Vtm
 from fastpart.errors import FastpartError
-from fastpart.media import Clip, load_cuts, make_cut, open_clip, parse_fps
+from fastpart.media import Clip, make_cut, named_cuts, open_clip, parse_fps
 from fastpart.record import sha256_file, write_json_atomic
 from fastpart.timing.conformance import Decoders
 from fastpart.timing.sweep.cell import ENCODE, JOIN, PROOF, Cell, Source, digest, stamp_of
@@ -173,13 +173,7 @@ def _sources(grid: Grid, store: Store) -> list[Source]:
     found = []
     if grid.cuts:
         cuts_file = grid.cuts_file or grid.clips / "cuts.toml"
-        cuts = load_cuts(cuts_file)
-        if unknown := [name for name in grid.cuts if name not in cuts]:
-            raise FastpartError(
-                f"{grid.path}: no cut {', '.join(unknown)} in {cuts_file}, wanted some of "
-                f"{', '.join(cuts)}"
-            )
-        found += [_cut(cuts[name], grid, store) for name in grid.cuts]
+        found += [_cut(cut, grid, store) for cut in named_cuts(cuts_file, grid.cuts, grid.path)]
     found += [_file(path, grid, store) for path in grid.files]
     names = [source.name for source in found]
     if len(set(names)) < len(names):
