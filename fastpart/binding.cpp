@@ -148,6 +148,8 @@ void bind_chroma(py::module_& module)
              "ChromaDetail of consecutive pictures, each (Y, Cb, Cr) of 4:2:0, int16.");
   module.def("chroma_qp_offset", &chroma_qp_offset, py::arg("detail_ratio"), py::arg("qp"),
              "Offset of the chroma QP for a source of this detail at this base QP, 0 or below.");
+  module.def("qp_increment", &qp_increment, py::arg("chroma_qp_offset"),
+             "By how much the base QP rises with this offset, to give back the rate.");
 }
 
 }  // namespace binding_detail

@@ -74,35 +74,46 @@ def test_more_detail_or_a_lower_qp_never_makes_chroma_finer():
     assert (offsets[0] == [_engine.chroma_qp_offset(0, qp) for qp in qps]).all()
 
 
-def encode(home, clip, folder, name, **options):
+def test_only_offsets_that_cost_rate_raise_the_qp():
+    increments = [_engine.qp_increment(offset) for offset in range(-12, 1)]
+    assert increments == sorted(increments, reverse=True)
+    assert increments[0] == 1 and increments[-1] == 0
+
+
+def encode(home, clip, folder, name, qp=32, **options):
     argv = encode_command(
-        home.encoder("patched"), [home.cfg("encoder_randomaccess_vtm.cfg")], clip, 32,
+        home.encoder("patched"), [home.cfg("encoder_randomaccess_vtm.cfg")], clip, qp,
         folder / f"{name}.266", None, options, intra_period=32,
     )
     result = run_encoder(argv, folder / f"{name}.log")
     return (folder / f"{name}.266").read_bytes(), result
 
 
-def test_the_encoder_codes_with_the_offset_it_prints(patched_vtm, tmp_path):
+@pytest.mark.parametrize(("qp", "raised"), [(22, False), (42, True)])
+def test_the_encoder_codes_with_the_offset_and_the_qp_it_prints(patched_vtm, tmp_path, qp, raised):
     clip = write_clip(tmp_path / "Ramp_96x64_30.yuv", 96, 64, frames=4)
-    chosen, result = encode(patched_vtm, clip, tmp_path, "chosen", FastPartChroma=1)
-    offset = int(result.counters["chroma_qp_offset"])
     luma, chroma = np.split(np.fromfile(clip.path, np.uint8).reshape(4, -1), [96 * 64], axis=1)
+    chroma = (128 + 0.3 * (chroma.astype(float) - 128)).astype(np.uint8)
+    np.concatenate([luma, chroma], axis=1).tofile(clip.path)
     pictures = [
         (y, *planes)
         for y, planes in zip(luma.reshape(4, 64, 96), chroma.reshape(4, 2, 32, 48), strict=True)
     ]
     detail = ratio(pictures[::2], [pictures[:2], pictures[2:]])   # every second one and its successor
+
+    chosen, result = encode(patched_vtm, clip, tmp_path, "chosen", qp, FastPartChroma=1)
+    offset = int(result.counters["chroma_qp_offset"])
     assert result.counters["chroma_detail"] == pytest.approx(detail, abs=1e-4)
-    assert offset == _engine.chroma_qp_offset(detail, 32)
+    assert offset == _engine.chroma_qp_offset(detail, qp) < 0
+    assert result.counters["qp_increment"] == _engine.qp_increment(offset) == raised
     explicit, _ = encode(
-        patched_vtm, clip, tmp_path, "explicit",
-        CbQpOffset=offset, CrQpOffset=offset, CbCrQpOffset=-1 + offset,
+        patched_vtm, clip, tmp_path, "explicit", qp, CbQpOffset=offset, CrQpOffset=offset,
+        CbCrQpOffset=-1 + offset, **({"QPIncrementFrame": 0} if raised else {}),
     )
     assert chosen == explicit
-    plain, result = encode(patched_vtm, clip, tmp_path, "plain")
+    plain, result = encode(patched_vtm, clip, tmp_path, "plain", qp)
     assert "chroma_qp_offset" not in result.counters
-    assert (plain == chosen) == (offset == 0)
+    assert plain != chosen
 
 
 def test_another_chroma_format_is_refused(patched_vtm, tmp_path):

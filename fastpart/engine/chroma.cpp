@@ -56,4 +56,10 @@ int chroma_qp_offset(double detail_ratio, int qp)
   return int(std::lround(std::clamp(offset, kLowest, 0.0)));
 }
 
+int qp_increment(int chroma_qp_offset)
+{
+  constexpr int kGivenBack = -3;
+  return chroma_qp_offset <= kGivenBack;
+}
+
 }  // namespace fastpart

@@ -26,7 +26,12 @@ class ChromaDetail {
 
 // The offset of the chroma QP that suits (6Y+U+V)/8 at this base QP, 0 or below: chroma is a quarter of that
 // measure, and where it has little detail, or luma few bits, it is a far smaller part of the rate. Fitted to training
-// clips for encodes of one QP more, which gives back the rate that finer chroma takes (timing/results/levers.md).
+// clips for encodes of qp_increment(offset) more, which gives back the rate that finer chroma takes
+// (timing/results/levers.md).
 int chroma_qp_offset(double detail_ratio, int qp);
+
+// By how much to raise the base QP with this offset of the chroma QP, so that the rate stays that of no offset: a QP
+// is 9 to 13 % of the rate, offsets above -3 take less than half of that.
+int qp_increment(int chroma_qp_offset);
 
 }  // namespace fastpart

@@ -23,7 +23,7 @@ fastpart::PicturePlanes planes(const PelStorage &picture)
 }
 }   // namespace
 
-void adaptChroma(const Source &source, int qp, int &cbOffset, int &crOffset, int &cbCrOffset)
+void adaptChroma(const Source &source, int qp, int &cbOffset, int &crOffset, int &cbCrOffset, std::vector<int> &pictureQps)
 {
   if (source.format != ChromaFormat::_420)
   {
@@ -58,6 +58,11 @@ void adaptChroma(const Source &source, int qp, int &cbOffset, int &crOffset, int
   {
     *each = std::max(LOWEST_OFFSET, *each + offset);
   }
-  std::printf("fastpart: chroma_detail=%.4f chroma_qp_offset=%d\n", detail.ratio(), offset);
+  const int increment = fastpart::qp_increment(offset);
+  for (int &each : pictureQps)
+  {
+    each += increment;
+  }
+  std::printf("fastpart: chroma_detail=%.4f chroma_qp_offset=%d qp_increment=%d\n", detail.ratio(), offset, increment);
 }
 }   // namespace fastpart_hook
