@@ -149,14 +149,15 @@ def test_the_bundled_plan_is_the_configuration_front_and_the_predictor():
 
     plan = load_plan("main")
     assert plan.path == module.PLANS_FOLDER / "main.toml"
-    assert list(plan.variants) == ["stock", "mtt2", "reduced", "fastpart", "t70", "fastpart-reduced"]
+    assert list(plan.variants) == ["stock", "mtt2", "reduced", "fastpart", "t70", "t65", "fastpart-reduced"]
     assert len(plan.cuts) == 3 and plan.qps == (22, 27, 32, 37)
     reduced = plan.variants["reduced"].options
     assert plan.variants["fastpart-reduced"].options == {**reduced, "FastPart": 1}
     assert plan.variants["fastpart"].options == {"FastPart": 1}
-    t70 = preset_options("t70")
-    assert plan.variants["t70"].target_ratio == float(t70.pop("FastPartTargetRatio")) < 1
-    assert plan.variants["t70"].options == t70
+    for name in ("t70", "t65"):
+        options = preset_options(name)
+        assert plan.variants[name].target_ratio == float(options.pop("FastPartTargetRatio")) < 1
+        assert plan.variants[name].options == options
 
 
 def test_the_bundled_plan_measures_what_the_recipe_trains_for():
