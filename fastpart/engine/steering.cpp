@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "node.hpp"
 
@@ -16,6 +17,7 @@ constexpr double kMemory       = 0.5;     // weight of the newest picture of a l
 constexpr double kShortest     = 0.25;    // of a GOP's time, over which a deviation is made up at the soonest
 constexpr int    kSteps        = 12;      // so coarse that the last bit of a sum does not show
 constexpr double kSlowest = -3, kFastest = 3;     // ln of kappa
+constexpr double kLargest = 0.98;           // target of a configuration that is fast enough without skips
 constexpr double kDown = -0.75, kUp = 1;          // how far a clip may move it from where the prior has it
 // A split of estimated time t is a control with probability root(t) over the root of the sum of all root(t) so far and
 // this start. Root(t): what a control teaches grows with t, so does what it costs. The sum: what it teaches is worth
@@ -57,7 +59,10 @@ double node_work(int width, int height, bool intra)
   return intra ? 1 : table.work[log2_of(width * height) - log2_of(4 * 4)];
 }
 
-Steering::Steering(const SteeringTables& tables, double target) : tables_(tables), target_(target) {}
+Steering::Steering(const SteeringTables& tables, double target, BaseRatio base_ratio)
+    : tables_(tables), target_(target), base_ratio_(std::move(base_ratio))
+{
+}
 
 double Steering::filtering(double pictures) const
 {
@@ -135,6 +140,27 @@ double Steering::prior_time(int layer) const
   return samples_ * std::exp(line[0] + line[1] * (qp_ - kReferenceQp));
 }
 
+double Steering::unseen_scale() const
+{
+  double found = 0, expected = 0;
+  for (int i = 0; i < kSteeringLayers; i++)
+    if (layers_[size_t(i)].seen) found += layers_[size_t(i)].picture_time, expected += prior_time(i);
+  return expected > 0 ? found / expected : 1;
+}
+
+double Steering::microseconds_per_sample() const
+{
+  const double scale = unseen_scale();
+  double       time = 0, pictures = 0;
+  for (int i = 0; i < kSteeringIntra; i++)
+  {
+    const LayerState& layer = layers_[size_t(i)];
+    time += kGop[i] * (layer.seen ? layer.picture_time : scale * prior_time(i));
+    pictures += kGop[i];
+  }
+  return 1e6 * time / (pictures * samples_);
+}
+
 double Steering::common_error() const
 {
   double weight = kShortest * prior_time(kSteeringIntra), sum = 0;
@@ -183,10 +209,8 @@ double Steering::begin_picture(int qp, int temporal_id, bool intra, double sampl
 double Steering::steer() const
 {
   // Times of pictures not seen yet: those of the prior, scaled as those seen are on average.
-  double found = 0, expected = 0;
-  for (int i = 0; i < kSteeringLayers; i++)
-    if (layers_[size_t(i)].seen) found += layers_[size_t(i)].picture_time, expected += prior_time(i);
-  const double scale = expected > 0 ? found / expected : 1;
+  const double scale  = unseen_scale();
+  const double target = std::min(target_ / base_ratio(), kLargest);
 
   Mix    mix{}, usual{};
   double ahead = 0, gop = 0, pictures = 0, usual_pictures = 0;
@@ -206,9 +230,9 @@ double Steering::steer() const
   for (double& time : mix) time *= stretch;
   ahead *= stretch;
   // What the search has to save: what filtering does not.
-  auto wanted = [this](double search, double of) { return (1 - target_) * search - target_ * filtering(of); };
+  auto wanted = [&](double search, double of) { return (1 - target) * search - target * filtering(of); };
   const double centre = solve(usual, wanted(std::accumulate(usual.begin(), usual.end(), 0.0), usual_pictures), true);
-  const double here   = solve(mix, wanted(ahead, stretch * pictures) + spent_ - target_ * stock(), false);
+  const double here   = solve(mix, wanted(ahead, stretch * pictures) + spent_ - target * stock(), false);
   return std::clamp(here, centre + kDown, centre + kUp);
 }
 
