@@ -22,19 +22,16 @@ using LumaArray = py::array_t<int16_t, py::array::c_style | py::array::forcecast
 struct OwnSteering {
   SteeringTables tables;
   Steering       steering;
-  OwnSteering(const SteeringTables& values, double target, const BaseRatio& base_ratio)
-      : tables(values), steering(tables, target, base_ratio)
-  {
-  }
+  OwnSteering(const SteeringTables& values, double target) : tables(values), steering(tables, target) {}
 };
 
-std::unique_ptr<OwnSteering> make_steering(const std::vector<float>& values, double target, const std::string& base_ratio)
+std::unique_ptr<OwnSteering> make_steering(const std::vector<float>& values, double target)
 {
   SteeringTables tables;
   if (values.size() * sizeof(float) != sizeof tables)
     throw std::runtime_error(std::to_string(values.size()) + " values, wanted " + std::to_string(sizeof tables / sizeof(float)));
   std::memcpy(static_cast<void*>(&tables), values.data(), sizeof tables);
-  return std::make_unique<OwnSteering>(tables, target, BaseRatio(base_ratio));
+  return std::make_unique<OwnSteering>(tables, target);
 }
 
 Plane plane_of(const LumaArray& luma)
@@ -47,7 +44,7 @@ void bind_session(py::module_& module)
   module.def("feature_names", &feature_names, "Names of the features, in the order of the vector.");
 
   py::class_<OwnSteering>(module, "Steering", "Chooses kappa by picture; see engine/steering.hpp.")
-      .def(py::init(&make_steering), py::arg("tables"), py::arg("target"), py::arg("base_ratio") = "")
+      .def(py::init(&make_steering), py::arg("tables"), py::arg("target"))
       .def("begin_picture",
            [](OwnSteering& own, int qp, int temporal_id, bool intra, double samples, double log_kappa) {
              return own.steering.begin_picture(qp, temporal_id, intra, samples, log_kappa);
@@ -71,13 +68,11 @@ void bind_session(py::module_& module)
            py::arg("filtered") = true)
       .def("control", [](OwnSteering& own, double estimated) { return own.steering.control(estimated); },
            py::arg("estimated"))
-      .def("share", [](const OwnSteering& own) { return own.steering.share(); })
-      .def("base_ratio", [](const OwnSteering& own) { return own.steering.base_ratio(); })
-      .def("microseconds_per_sample", [](const OwnSteering& own) { return own.steering.microseconds_per_sample(); });
+      .def("share", [](const OwnSteering& own) { return own.steering.share(); });
 
   py::class_<Session>(module, "Session", "Follows one encode; see engine/session.hpp for the order of calls.")
       .def(py::init([](const py::bytes& model, bool enabled, double kappa, const std::string& trace, double explore_skip,
-                       double explore_keep, uint64_t seed, double target, const std::string& base_ratio) {
+                       double explore_keep, uint64_t seed, double target) {
              Settings settings;
              settings.enabled      = enabled;
              settings.kappa        = kappa;
@@ -86,13 +81,11 @@ void bind_session(py::module_& module)
              settings.explore_keep = explore_keep;
              settings.seed         = seed;
              settings.target       = target;
-             settings.base_ratio   = base_ratio;
              const auto bytes      = std::string_view(model);
              return std::make_unique<Session>(settings, reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
            }),
            py::arg("model") = py::bytes(), py::arg("enabled") = false, py::arg("kappa") = 1.0, py::arg("trace") = "",
-           py::arg("explore_skip") = 0.0, py::arg("explore_keep") = 0.0, py::arg("seed") = 1, py::arg("target") = 0.0,
-           py::arg("base_ratio") = "")
+           py::arg("explore_skip") = 0.0, py::arg("explore_keep") = 0.0, py::arg("seed") = 1, py::arg("target") = 0.0)
       .def("begin_picture",
            [](Session& session, int poc, int qp, int temporal_id, bool intra, const LumaArray& luma) {
              if (luma.ndim() != 2) throw std::runtime_error("luma has not two dimensions");

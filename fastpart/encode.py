@@ -77,8 +77,8 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     clip.add_argument("--start", type=int, default=0, metavar="N", help="first frame (default: 0)")
     predictor = parser.add_argument_group("predictor")
     speed = predictor.add_mutually_exclusive_group()
-    speed.add_argument("--target-ratio", type=float, metavar="R", help="share of stock's time to take, as "
-                       "far as the preset knows what it takes itself (default: the preset's, or 0.62)")
+    speed.add_argument("--target-ratio", type=float, metavar="R", help="share of the time of the same "
+                       "encode without the predictor to take (default: the patched encoder's, 0.62)")
     speed.add_argument("--kappa", type=float, help="instead: a fixed speed; larger skips more (1: as trained)")
     predictor.add_argument("--model", metavar="FILE", help="model file (default: the one compiled in)")
     predictor.add_argument("--stock", action="store_true", help="run the stock encoder instead")

@@ -261,8 +261,8 @@ def parse_picture(line: str) -> Picture | None:
 
 
 def speed_options(kappa: float | None, target_ratio: float | None) -> dict[str, float]:
-    """Options of the patched encoder that make it follow a fixed knob or a target share of stock's time
-    (without a preset that knows it: of the time without skips). Raises FastpartError when both are given."""
+    """Options of the patched encoder that make it follow a fixed knob or a target share of the time
+    without skips. Raises FastpartError when both are given."""
     if kappa is not None and target_ratio is not None:
         raise FastpartError("kappa and target ratio are both given, wanted one of them")
     if kappa is not None:

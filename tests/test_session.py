@@ -169,10 +169,6 @@ def test_nothing_is_asked_before_there_is_an_alternative(luma):
     [
         ({"kappa": 0.0}, "FastPartKappa"),
         ({"target": 1.0}, "FastPartTargetRatio"),
-        *[
-            ({"base_ratio": pairs}, f"FastPartBaseRatio is '{pairs}', wanted pairs")
-            for pairs in ("0.8", "5:", "5:x", "5:0", "0:0.5", "5:0.8,", "5:0.8 50:0.6", "5:0.8,5:0.6", "50:0.8,5:0.6")
-        ],
         ({"explore_skip": 1.5}, "probability"),
         ({"enabled": True}, "no model compiled in"),
         ({"enabled": True, "model": b"not a model"}, "magic"),

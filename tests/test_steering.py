@@ -56,31 +56,26 @@ def plant(layer, log_kappa, deviation, time, bias=0.0, controls=0, samples=SAMPL
     return effort, spent, saved + TABLES["filter_time_saved"][0]
 
 
-def encode(target, deviation, gops, qp=32, bias=0.0, controls=0, samples=SAMPLES, time=1.0, base=""):
+def encode(target, deviation, gops, qp=32, bias=0.0, controls=0, samples=SAMPLES):
     """Share of time that a steered encode takes, and the knob of each picture.
 
-    deviation: of the clip's ln odds of saving. controls: of each picture. time: of the clip's search against the usual.
+    deviation: of the clip's ln odds of saving. controls: of each picture.
     """
-    return steered(target, deviation, gops, qp, bias, controls, samples, time, base)[:2]
-
-
-def steered(target, deviation, gops, qp=32, bias=0.0, controls=0, samples=SAMPLES, time=1.0, base=""):
-    """As `encode`, and the steering."""
-    steering = _engine.Steering(flat(TABLES), target, base)
+    steering = _engine.Steering(flat(TABLES), target)
     spent = stock = 0.0
     knobs = []
     for picture, tid in enumerate([0, *GOP * gops]):
         layer = 6 if picture == 0 else tid
         knob = steering.begin_picture(qp, tid, layer == 6, samples)
         knobs.append(knob)
-        effort, took, saved = plant(layer, knob, deviation(picture, layer), time, bias, controls, samples)
+        effort, time, saved = plant(layer, knob, deviation(picture, layer), 1.0, bias, controls, samples)
         steering.end_picture(**effort)
-        spent += took
-        stock += took + saved
+        spent += time
+        stock += time + saved
     ratio = spent / stock
     if not bias:
         assert steering.share() == pytest.approx(ratio, abs=1e-5)
-    return ratio, knobs, steering
+    return ratio, knobs
 
 
 @pytest.mark.parametrize("target", [0.45, 0.55, 0.65, 0.75])
@@ -110,33 +105,6 @@ def test_layers_that_deviate_apart_land_at_the_target():
 def test_a_change_of_content_is_made_up():
     ratio, _ = encode(0.6, lambda picture, _: -0.5 if picture > 64 else 0.5, 8)
     assert ratio == pytest.approx(0.6, abs=0.01)
-
-
-@pytest.mark.parametrize("time", [0.5, 1.0, 2.0])
-def test_with_a_base_ratio_the_target_is_a_share_of_stocks_time(time):
-    """By itself the configuration takes 0.6 of it where half the usual is to be searched, 0.9 where twice as much."""
-    *_, usual = steered(0.6, lambda *_: 0.2, 1)
-    there = usual.microseconds_per_sample()
-    base = {0.5: 0.6, 1.0: 0.75, 2.0: 0.9}[time]
-    ratio, _, steering = steered(
-        0.5, lambda *_: 0.2, 4, time=time, base=f"{there / 2:.3f}:0.6,{there * 2:.3f}:0.9"
-    )
-    assert steering.microseconds_per_sample() == pytest.approx(time * there, rel=0.01)
-    assert steering.base_ratio() == pytest.approx(base, abs=0.01)
-    assert ratio * base == pytest.approx(0.5, abs=0.01)
-
-
-def test_a_configuration_that_is_fast_enough_hardly_skips():
-    ratio, _ = encode(0.6, lambda *_: 0.2, 4, base="1:0.5")
-    assert 0.95 < ratio < 1
-
-
-def test_the_base_ratio_is_constant_outside_its_pairs():
-    *_, usual = steered(0.6, lambda *_: 0.2, 1)
-    there = usual.microseconds_per_sample()
-    for pairs, share in ((f"{there * 2}:0.6,{there * 3}:0.9", 0.6), (f"{there / 3}:0.6,{there / 2}:0.9", 0.9), ("", 1)):
-        steering = steered(0.6, lambda *_: 0.2, 1, base=pairs)[2]
-        assert steering.base_ratio() == pytest.approx(share)
 
 
 def test_controls_put_the_estimates_right():

@@ -18,7 +18,6 @@ from fastpart.cli import main
 from fastpart.errors import FastpartError
 from fastpart.media import Clip
 from fastpart.presets import preset_options
-from fastpart.timing.base_ratio import base_ratios
 from fastpart.timing.conformance import Decoders, check
 from fastpart.timing.paired import run_plan
 from fastpart.timing.plan import load_plan
@@ -150,15 +149,28 @@ def test_the_bundled_plan_is_the_configuration_front_and_the_predictor():
 
     plan = load_plan("main")
     assert plan.path == module.PLANS_FOLDER / "main.toml"
-    assert list(plan.variants) == ["stock", "mtt2", "reduced", "fastpart", "t70", "t65", "fastpart-reduced"]
+    assert list(plan.variants) == [
+        "stock", "mtt2", "reduced", "fastpart", "t70", "t50", "t35", "t20", "fastpart-reduced",
+    ]
     assert len(plan.cuts) == 3 and plan.qps == (22, 27, 32, 37)
     reduced = plan.variants["reduced"].options
     assert plan.variants["fastpart-reduced"].options == {**reduced, "FastPart": 1}
     assert plan.variants["fastpart"].options == {"FastPart": 1}
-    for name in ("t70", "t65"):
+    for name in ("t70", "t50", "t35", "t20"):
         options = preset_options(name)
         assert plan.variants[name].target_ratio == float(options.pop("FastPartTargetRatio")) < 1
         assert plan.variants[name].options == options
+
+
+def test_the_bundled_plans_are_sound():
+    from fastpart.timing import plan as module
+
+    paths = [path for path in module.PLANS_FOLDER.glob("*.toml") if not path.stem.endswith("cuts")]
+    assert {path.stem for path in paths} == {"main", "base", "engine", "hd"}
+    for path in paths:
+        assert load_plan(path).anchor == "stock"
+    reduced, steered = load_plan("main").variants["reduced"], load_plan("base").variants["reduced"]
+    assert steered.options == {"FastPart": 1, **{name: int(value) for name, value in reduced.options.items()}}
 
 
 def test_the_bundled_plan_measures_what_the_recipe_trains_for():
@@ -630,39 +642,3 @@ def test_the_table_says_what_it_cannot_read(tmp_path):
     (tmp_path / "new.json").write_text("{")
     with pytest.raises(FastpartError, match="cannot be read as a record"):
         load_records(tmp_path)
-
-
-# Base ratios
-
-
-def steered(qp, t, counters, variant="t70"):
-    return [record("stock", qp, 100.0, 50, 40), record(variant, qp, 100 * t, 50, 40, counters=counters)]
-
-
-def clock(microseconds, ratio):
-    return {"microseconds_per_sample": microseconds, "estimated_ratio": ratio}
-
-
-def test_a_base_ratio_is_the_line_through_what_encodes_take_without_skips(tmp_path, capsys):
-    """Of 5, 10 and 20 microseconds: 0.5, 0.6 and 0.7 of the anchor's time, whatever was skipped."""
-    records = [
-        *steered(37, 0.5 * 0.9, clock(5, 0.9)), *steered(32, 0.6 * 0.7, clock(10, 0.7)),
-        *steered(22, 0.7 * 0.8, clock(20, 0.8)),
-    ]
-    (base,) = base_ratios(records)
-    assert base.option == "5:0.500,20:0.700"
-    assert base.rms == pytest.approx(0, abs=1e-9)
-    assert [point[1] for point in base.points] == [22, 32, 37]
-    for number, made in enumerate(records):
-        (tmp_path / f"{number}.json").write_text(json.dumps(made))
-    assert main(["timing", "base", str(tmp_path)]) == 0
-    assert "t70: FastPartBaseRatio 5:0.500,20:0.700, within 0.000 (rms)" in capsys.readouterr().out
-
-
-def test_a_base_ratio_wants_the_clock_of_several_encodes():
-    with pytest.raises(FastpartError, match="t70: encodes of a single time per sample"):
-        base_ratios(steered(37, 0.5, clock(5, 0.9)))
-    with pytest.raises(FastpartError, match="no record with the clock of the predictor and its anchor stock"):
-        base_ratios(steered(37, 0.5, {}))
-    with pytest.raises(FastpartError, match="and its anchor other"):
-        base_ratios(steered(37, 0.5, clock(5, 0.9)), "other")

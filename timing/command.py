@@ -1,4 +1,4 @@
-"""The subcommands `fastpart timing run`, `table`, `base` and `profile`."""
+"""The subcommands `fastpart timing run`, `table` and `profile`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pathlib import Path
 
 from fastpart.errors import FastpartError
 from fastpart.timing.arguments import names, numbers
-from fastpart.timing.base_ratio import base_ratios
-from fastpart.timing.base_ratio import to_markdown as base_markdown
 from fastpart.timing.paired import SIDE_BY_SIDE, check_cores, run_plan
 from fastpart.timing.plan import load_plan
 from fastpart.timing.profile import profile_plan, to_markdown
@@ -23,7 +21,7 @@ NOT_CONFORMING = 3
 
 
 def add_commands(subparsers: argparse._SubParsersAction) -> None:
-    """Add `timing run`, `table`, `base` and `profile` to the command line."""
+    """Add `timing run`, `timing table` and `timing profile` to the command line."""
     timing = subparsers.add_parser(
         "timing",
         help="measure encoder variants against stock VTM",
@@ -64,24 +62,11 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
         description="Print T, BD-rate, rates and conformance of the records in a folder.",
     )
     table.set_defaults(run=run_table)
-    _add_records(table)
+    table.add_argument("folder", type=Path, metavar="DIR", help="the --out of fastpart timing run")
+    table.add_argument("--anchor", default="stock", metavar="VARIANT",
+                       help="variant to relate the others to (default: stock)")
     table.add_argument("--format", choices=sorted(FORMATS), default="md",
                        help="md: for reading; tsv, json: for programs (default: md)")
-
-    base = actions.add_parser(
-        "base",
-        help="what configurations take without skips, of the records of a run",
-        description="Print the FastPartBaseRatio of each steered variant of the records in a folder: the share of the "
-        "anchor's time that it takes without skips, by the engine's clock.",
-    )
-    base.set_defaults(run=run_base)
-    _add_records(base)
-
-
-def _add_records(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the --out of fastpart timing run")
-    parser.add_argument("--anchor", default="stock", metavar="VARIANT",
-                        help="variant to relate the others to (default: stock)")
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
@@ -132,18 +117,8 @@ def run_profile(args: argparse.Namespace) -> int:
 
 def run_table(args: argparse.Namespace) -> int:
     """Print the table; returns 0."""
-    print(FORMATS[args.format](build_table(_records(args.folder), args.anchor)), end="")
-    return 0
-
-
-def run_base(args: argparse.Namespace) -> int:
-    """Print the base ratios; returns 0."""
-    print(base_markdown(base_ratios(_records(args.folder), args.anchor)), end="")
-    return 0
-
-
-def _records(folder: Path) -> list[dict]:
-    records = load_records(folder)
+    records = load_records(args.folder)
     if not records:
-        raise FastpartError(f"{folder}: no records in it, wanted those of fastpart timing run")
-    return list(records.values())
+        raise FastpartError(f"{args.folder}: no records in it, wanted those of fastpart timing run")
+    print(FORMATS[args.format](build_table(list(records.values()), args.anchor)), end="")
+    return 0

@@ -37,7 +37,7 @@ class Variant:
     """One encoder with its settings.
 
     binary: `stock` or `patched`. options: VTM options, name to value.
-    model: model file, None for the one compiled in. target_ratio: share of stock's time
+    model: model file, None for the one compiled in. target_ratio: share of the time without skips
     that the encoder steers for, None for its default; kappa: the fixed knob instead, None for none.
     """
 

@@ -66,7 +66,6 @@ Session::Session(const Settings& settings, const uint8_t* model, size_t size)
   if (!(settings.kappa > 0)) throw std::runtime_error("FastPartKappa is " + std::to_string(settings.kappa) + ", wanted a number above 0");
   if (!(settings.target >= 0 && settings.target < 1))
     throw std::runtime_error("FastPartTargetRatio is " + std::to_string(settings.target) + ", wanted 0 to below 1");
-  const BaseRatio base_ratio(settings.base_ratio);
   for (double p : {settings.explore_skip, settings.explore_keep})
   {
     if (!(p >= 0 && p <= 1)) throw std::runtime_error("exploration probability is " + std::to_string(p) + ", wanted 0 to 1");
@@ -95,7 +94,7 @@ Session::Session(const Settings& settings, const uint8_t* model, size_t size)
     }
     const PolicyTables& tables = policy_->model().tables;
     if (tables.has_steering)
-      steering_ = std::make_unique<Steering>(tables.steering, settings.target, base_ratio);
+      steering_ = std::make_unique<Steering>(tables.steering, settings.target);
     else if (settings.target > 0)
       throw std::runtime_error("the model has no steering tables, wanted some for FastPartTargetRatio; set that to 0 or "
                                "add them with fastpart train steer");

@@ -20,8 +20,7 @@ namespace fastpart {
 struct Settings {
   bool        enabled = false;       // let the policy skip
   double      kappa   = 1;           // > 0; larger is faster; not used with a target
-  double      target  = 0;           // wanted share of stock's time, in (0, 1); 0: kappa alone decides
-  std::string base_ratio;            // pairs of `BaseRatio`: share of stock's time that the configuration takes without skips
+  double      target  = 0;           // wanted share of the time without skips, in (0, 1); 0: kappa alone decides
   std::string model_path;            // empty: the model compiled in
   std::string trace_path;            // empty: no trace
   double      explore_skip = 0;      // probability of skipping what the policy would keep

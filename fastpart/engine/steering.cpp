@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <utility>
 
 #include "node.hpp"
 
@@ -17,7 +16,6 @@ constexpr double kMemory       = 0.5;     // weight of the newest picture of a l
 constexpr double kShortest     = 0.25;    // of a GOP's time, over which a deviation is made up at the soonest
 constexpr int    kSteps        = 12;      // so coarse that the last bit of a sum does not show
 constexpr double kSlowest = -3, kFastest = 3;     // ln of kappa
-constexpr double kLargest = 0.98;           // target of a configuration that is fast enough without skips
 constexpr double kDown = -0.75, kUp = 1;          // how far a clip may move it from where the prior has it
 // A split of estimated time t is a control with probability root(t) over the root of the sum of all root(t) so far and
 // this start. Root(t): what a control teaches grows with t, so does what it costs. The sum: what it teaches is worth
@@ -59,10 +57,7 @@ double node_work(int width, int height, bool intra)
   return intra ? 1 : table.work[log2_of(width * height) - log2_of(4 * 4)];
 }
 
-Steering::Steering(const SteeringTables& tables, double target, BaseRatio base_ratio)
-    : tables_(tables), target_(target), base_ratio_(std::move(base_ratio))
-{
-}
+Steering::Steering(const SteeringTables& tables, double target) : tables_(tables), target_(target) {}
 
 double Steering::filtering(double pictures) const
 {
@@ -140,27 +135,6 @@ double Steering::prior_time(int layer) const
   return samples_ * std::exp(line[0] + line[1] * (qp_ - kReferenceQp));
 }
 
-double Steering::unseen_scale() const
-{
-  double found = 0, expected = 0;
-  for (int i = 0; i < kSteeringLayers; i++)
-    if (layers_[size_t(i)].seen) found += layers_[size_t(i)].picture_time, expected += prior_time(i);
-  return expected > 0 ? found / expected : 1;
-}
-
-double Steering::microseconds_per_sample() const
-{
-  const double scale = unseen_scale();
-  double       time = 0, pictures = 0;
-  for (int i = 0; i < kSteeringIntra; i++)
-  {
-    const LayerState& layer = layers_[size_t(i)];
-    time += kGop[i] * (layer.seen ? layer.picture_time : scale * prior_time(i));
-    pictures += kGop[i];
-  }
-  return 1e6 * time / (pictures * samples_);
-}
-
 double Steering::common_error() const
 {
   double weight = kShortest * prior_time(kSteeringIntra), sum = 0;
@@ -209,8 +183,10 @@ double Steering::begin_picture(int qp, int temporal_id, bool intra, double sampl
 double Steering::steer() const
 {
   // Times of pictures not seen yet: those of the prior, scaled as those seen are on average.
-  const double scale  = unseen_scale();
-  const double target = std::min(target_ / base_ratio(), kLargest);
+  double found = 0, expected = 0;
+  for (int i = 0; i < kSteeringLayers; i++)
+    if (layers_[size_t(i)].seen) found += layers_[size_t(i)].picture_time, expected += prior_time(i);
+  const double scale = expected > 0 ? found / expected : 1;
 
   Mix    mix{}, usual{};
   double ahead = 0, gop = 0, pictures = 0, usual_pictures = 0;
@@ -230,9 +206,9 @@ double Steering::steer() const
   for (double& time : mix) time *= stretch;
   ahead *= stretch;
   // What the search has to save: what filtering does not.
-  auto wanted = [&](double search, double of) { return (1 - target) * search - target * filtering(of); };
+  auto wanted = [this](double search, double of) { return (1 - target_) * search - target_ * filtering(of); };
   const double centre = solve(usual, wanted(std::accumulate(usual.begin(), usual.end(), 0.0), usual_pictures), true);
-  const double here   = solve(mix, wanted(ahead, stretch * pictures) + spent_ - target * stock(), false);
+  const double here   = solve(mix, wanted(ahead, stretch * pictures) + spent_ - target_ * stock(), false);
   return std::clamp(here, centre + kDown, centre + kUp);
 }
 

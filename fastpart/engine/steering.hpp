@@ -1,5 +1,5 @@
 // Steers kappa from picture to picture, so that the search takes a wanted share of the time of the same
-// search without skips; with a BaseRatio, of stock's.
+// search without skips.
 //
 // Time is a virtual clock, made of the nodes that the search visits, by their size, and of constants of the model file:
 // equal input gives equal decisions. What a skipped split would have taken is estimated by the time
@@ -10,7 +10,6 @@
 #include <array>
 #include <cstdint>
 
-#include "base_ratio.hpp"
 #include "model.hpp"
 
 namespace fastpart {
@@ -35,8 +34,8 @@ double node_work(int width, int height, bool intra);
 
 class Steering {
  public:
-  // target: wanted share of stock's time, 0 to let kappa alone. tables must outlive this.
-  Steering(const SteeringTables& tables, double target, BaseRatio base_ratio);
+  // target: wanted share, 0 to let kappa alone. tables must outlive this.
+  Steering(const SteeringTables& tables, double target);
 
   // ln of kappa for the next picture, of so many luma samples; log_kappa without a target.
   double begin_picture(int qp, int temporal_id, bool intra, double samples, double log_kappa);
@@ -46,11 +45,8 @@ class Steering {
   double control(double estimated);
 
   const std::array<Effort, kSteeringLayers>& efforts() const { return efforts_; }
-  // Estimated share of the time without skips taken so far.
+  // Estimated share of time taken so far.
   double share() const;
-  // Time of the inter pictures of a GOP without skips, as far as seen, and what the base ratio is there.
-  double microseconds_per_sample() const;
-  double base_ratio() const { return base_ratio_.at(microseconds_per_sample()); }
 
  private:
   using Mix = std::array<double, kSteeringLayers>;
@@ -74,7 +70,6 @@ class Steering {
   double stock() const;                        // time of all pictures so far without skips
   double prior_logit(int layer) const;
   double prior_time(int layer) const;
-  double unseen_scale() const;                 // of prior_time, for layers not seen yet
   double common_error() const;
   double steer() const;                        // ln of kappa for the picture begun
   // ln of kappa at which pictures that take `mix` of time without skips by layer save `wanted` of it.
@@ -82,7 +77,6 @@ class Steering {
 
   const SteeringTables& tables_;
   double                target_;
-  BaseRatio             base_ratio_;
   double                spent_ = 0;
   double                qp_ = 32, samples_ = 0, offset_ = 0;
   int                   layer_ = kSteeringIntra;

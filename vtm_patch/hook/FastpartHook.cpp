@@ -116,7 +116,6 @@ void configure(const Options &options)
   settings.enabled      = options.enabled;
   settings.kappa        = options.kappa;
   settings.target       = options.targetRatio;
-  settings.base_ratio   = options.baseRatio;
   settings.model_path   = options.model;
   settings.trace_path   = options.trace;
   settings.explore_skip = options.exploreSkip;
@@ -291,8 +290,7 @@ void finish()
         std::printf("\n");
       }
     }
-    std::printf("fastpart: estimated_ratio=%.4f base_ratio=%.4f microseconds_per_sample=%.3f\n", steering->share(),
-                steering->base_ratio(), steering->microseconds_per_sample());
+    std::printf("fastpart: estimated_ratio=%.4f\n", steering->share());
   }
   const double share = double(counters.engine_cycles) / double(counters.total_cycles);
   std::printf("fastpart: model=%08x decisions=%llu skips=%llu seconds=%.3f share=%.5f cycles_per_decision=%.0f\n",

@@ -18,7 +18,6 @@ struct Options
   bool        enabled{ false };
   double      kappa{ 1.0 };
   double      targetRatio{ 0.0 };
-  std::string baseRatio;
   std::string model;
   std::string trace;
   double      exploreSkip{ 0.0 };
