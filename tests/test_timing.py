@@ -20,7 +20,7 @@ from fastpart.media import Clip
 from fastpart.presets import preset_options
 from fastpart.timing.conformance import Decoders, check
 from fastpart.timing.paired import run_plan
-from fastpart.timing.plan import load_plan
+from fastpart.timing.plan import PLANS_FOLDER, load_plan
 from fastpart.timing.record import SCHEMA, load_records
 from fastpart.timing.table import RATE_WINDOW, Row, build_table, to_json, to_markdown, to_tsv
 from fastpart.training.command import DEFAULT_RECIPE
@@ -145,10 +145,8 @@ def run(clips: Path, out: Path, home: VtmHome, core: int, **more) -> dict[Path, 
 
 
 def test_the_bundled_plan_is_the_configuration_front_and_the_predictor():
-    from fastpart.timing import plan as module
-
     plan = load_plan("main")
-    assert plan.path == module.PLANS_FOLDER / "main.toml"
+    assert plan.path == PLANS_FOLDER / "main.toml"
     assert list(plan.variants) == [
         "stock", "mtt2", "reduced", "fastpart", "t70", "t65", "t35", "t20", "fastpart-reduced",
     ]
@@ -163,14 +161,12 @@ def test_the_bundled_plan_is_the_configuration_front_and_the_predictor():
 
 
 def test_the_bundled_plans_are_sound():
-    from fastpart.timing import plan as module
-
-    paths = [path for path in module.PLANS_FOLDER.glob("*.toml") if not path.stem.endswith("cuts")]
+    paths = [path for path in PLANS_FOLDER.glob("*.toml") if not path.stem.endswith("cuts")]
     assert {path.stem for path in paths} == {"main", "base", "engine", "hd"}
     for path in paths:
         assert load_plan(path).anchor == "stock"
     reduced, steered = load_plan("main").variants["reduced"], load_plan("base").variants["reduced"]
-    assert steered.options == {"FastPart": 1, **{name: int(value) for name, value in reduced.options.items()}}
+    assert steered.options == {"FastPart": 1, **reduced.options}
 
 
 def test_the_bundled_plan_measures_what_the_recipe_trains_for():
