@@ -170,21 +170,16 @@ def archive(layout: Path, out: Path) -> None:
     """A tar of an OCI layout whose bytes depend on its files alone."""
     import tarfile
 
+    from fastpart.files import appearing
+
     def fixed(info: tarfile.TarInfo) -> tarfile.TarInfo:
         info.mtime, info.uid, info.gid, info.uname, info.gname = 0, 0, 0, "", ""
         info.mode = 0o755 if info.isdir() else 0o644
         return info
 
-    handle, name = tempfile.mkstemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent or ".")
-    os.close(handle)
-    try:
-        with tarfile.open(name, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for path in sorted(layout.rglob("*")):
-                tar.add(path, path.relative_to(layout), recursive=False, filter=fixed)
-        os.chmod(name, 0o644)
-        os.replace(name, out)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with appearing(out) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for path in sorted(layout.rglob("*")):
+            tar.add(path, path.relative_to(layout), recursive=False, filter=fixed)
 
 
 def _call(command: list[str]) -> None:

@@ -14,10 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fastpart.errors import FastpartError
+from fastpart.files import write_json_atomic
 from fastpart.media import Clip, open_clip, parse_size
 from fastpart.presets import configured, preset_file, require_stock, resulting
 from fastpart.ratematch import lambda_options, match_rate, matches, miss, settings
-from fastpart.record import encode_record, write_json_atomic
+from fastpart.record import encode_record
 from fastpart.vtm import (
     EncodeResult,
     Picture,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fastpart.errors import FastpartError
+from fastpart.files import appearing
 
 #: Colour tags of a YUV4MPEG2 header that mean planar 4:2:0, with their bit depth.
 Y4M_DEPTHS = {"420": 8, "420jpeg": 8, "420mpeg2": 8, "420paldv": 8, "420p10": 10}
@@ -218,7 +219,7 @@ def make_cut(cut: dict, clips_root: str | os.PathLike, out_path: str | os.PathLi
         f"crop={width}:{height}"
     )
     out_path = Path(out_path)
-    with _written(out_path) as temporary:
+    with appearing(out_path, parents=True) as temporary:
         command = [ffmpeg_exe(), "-nostdin", "-v", "error", "-y", "-i", str(source),
                    "-vf", filters, "-fps_mode", "passthrough", "-frames:v", str(frames),
                    "-pix_fmt", "yuv420p" if depth == 8 else "yuv420p10le",
@@ -316,26 +317,6 @@ def _from_name(path: Path) -> tuple[tuple[int, int] | None, Fraction | None, int
     )
 
 
-@contextlib.contextmanager
-def _written(path: Path) -> Iterator[Path]:
-    """A temporary name beside path: renamed to path at the end, removed on failure."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise FastpartError(
-            f"{path}: cannot be written ({error.strerror}); choose another folder"
-        ) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _convert_y4m(stream: BinaryIO, source: Path, workdir: Path, fps, frames, start) -> Clip:
     """Write the frames of a YUV4MPEG2 stream to a raw file in workdir."""
     width, height, file_fps, depth = _read_y4m_header(stream, source)
@@ -346,7 +327,7 @@ def _convert_y4m(stream: BinaryIO, source: Path, workdir: Path, fps, frames, sta
     one = frame_bytes(width, height, depth)
     rate = f"{float(fps):.5g}"
     out = workdir / f"{source.stem}_{width}x{height}_{rate}_{depth}bit.yuv"
-    with _written(out) as temporary, temporary.open("wb") as raw:
+    with appearing(out, parents=True) as temporary, temporary.open("wb") as raw:
         found = 0
         while (frames is None or found < start + frames) and _read_frame_marker(stream, source, found):
             _copy(stream, raw if found >= start else None, one, source, found)

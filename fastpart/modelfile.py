@@ -10,13 +10,13 @@ import json
 import math
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastpart.errors import FastpartError
+from fastpart.files import write_bytes_atomic
 
 if TYPE_CHECKING:
     from lightgbm import Booster
@@ -71,7 +71,7 @@ def write_model(
     )
     body = _HEADER.pack(MAGIC, VERSION, len(payload)) + payload
     checksum = zlib.crc32(body)
-    _replace(path, body + struct.pack("<I", checksum))
+    write_bytes_atomic(path, body + struct.pack("<I", checksum))
     return checksum
 
 
@@ -101,7 +101,7 @@ def write_tables(
     payload = payload[:start] + _pack_tables(Path(path), tables) + payload[end:]
     body = _HEADER.pack(MAGIC, VERSION, len(payload)) + payload
     checksum = zlib.crc32(body)
-    _replace(Path(path), body + struct.pack("<I", checksum))
+    write_bytes_atomic(path, body + struct.pack("<I", checksum))
     return checksum
 
 
@@ -271,22 +271,3 @@ def _pack_tree(where: str, text: str) -> bytes:
     return b"".join(
         (struct.pack("<I", len(nodes)), *nodes, struct.pack(f"<{len(leaves)}d", *leaves))
     )
-
-
-def _replace(path: Path, data: bytes) -> None:
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(name, 0o666 & ~umask)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError as error:
-        raise FastpartError(
-            f"{path}: {error.strerror}, wanted a writable folder; choose another output"
-        ) from error

@@ -42,12 +42,10 @@ machine         see `describe_machine`
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import os
 import platform
 import re
-import tempfile
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -155,29 +153,6 @@ def sha256_file(path: str | os.PathLike) -> str:
     except OSError as error:
         raise FastpartError(f"{path}: cannot be read ({error.strerror})") from error
     return digest.hexdigest()
-
-
-def write_json_atomic(path: str | os.PathLike, data: Any) -> None:
-    """Write data as JSON; the file appears under its name only when complete.
-
-    Raises FastpartError when its folder cannot be written, ValueError for NaN or infinity.
-    """
-    path = Path(path)
-    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise FastpartError(
-            f"{path}: cannot be written ({error.strerror}); choose another folder"
-        ) from error
 
 
 def compiler_of(binary: str | os.PathLike) -> str | None:

@@ -21,7 +21,8 @@ from conftest import MISSING
 
 from fastpart import encode
 from fastpart.errors import FastpartError
-from fastpart.record import SCHEMA, write_json_atomic
+from fastpart.files import write_json_atomic
+from fastpart.record import SCHEMA
 from fastpart.vtm import (
     HOME_VARIABLE,
     VtmHome,

@@ -225,5 +225,5 @@ def test_writer_refuses(tmp_path, change, reason):
 
 
 def test_writer_names_an_unwritable_folder(tmp_path):
-    with pytest.raises(FastpartError, match="absent.*wanted a writable folder"):
+    with pytest.raises(FastpartError, match="absent.*cannot be written"):
         write(tmp_path / "absent" / "model")

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fastpart.files import write_json_atomic
 from fastpart.ratematch import Trial, matches, next_qp, settings
-from fastpart.record import write_json_atomic
 from fastpart.timing.paired import Point, Runner, say
 from fastpart.timing.record import load_records
 

@@ -22,10 +22,11 @@ from fastpart.at_once import SIDE_NICE, at_once
 from fastpart.backend import Backend, Vtm
 from fastpart.encode import DEFAULT_CFG
 from fastpart.errors import FastpartError
+from fastpart.files import write_json_atomic
 from fastpart.media import Clip, make_cut, named_cuts
 from fastpart.quality import psnr
 from fastpart.ratematch import settings
-from fastpart.record import encode_record, sha256_file, write_json_atomic
+from fastpart.record import encode_record, sha256_file
 from fastpart.supervise import Limits, run_measured
 from fastpart.timing.conformance import Conformance, Decoders, check
 from fastpart.timing.lock import folder_lock

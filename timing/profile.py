@@ -22,8 +22,8 @@ from typing import Any
 
 from fastpart.encode import DEFAULT_CFG
 from fastpart.errors import FastpartError
+from fastpart.files import write_json_atomic
 from fastpart.media import named_cuts
-from fastpart.record import write_json_atomic
 from fastpart.timing.paired import cut_points, plan_backend, say, session_folder
 from fastpart.timing.plan import Plan
 from fastpart.timing.record import stem

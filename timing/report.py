@@ -13,12 +13,12 @@ import io
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastpart.errors import FastpartError
+from fastpart.files import write_bytes_atomic
 
 VERDICT_SCHEMA = "fastpart.verdict/1"
 VERDICT_NAME = "verdict.json"
@@ -156,13 +156,10 @@ def write_report(verdict: Mapping[str, Any], folder: str | os.PathLike) -> dict[
         "csv": to_csv(figures(verdict)).encode(),
         "xlsx": to_xlsx(verdict),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return {suffix: _write(folder / f"report.{suffix}", data) for suffix, data in files.items()}
-    except OSError as error:
-        raise FastpartError(
-            f"{folder}: cannot be written ({error.strerror}); choose another folder"
-        ) from error
+    paths = {suffix: folder / f"report.{suffix}" for suffix in files}
+    for suffix, data in files.items():
+        write_bytes_atomic(paths[suffix], data, parents=True)
+    return paths
 
 
 def get(record: Mapping[str, Any] | None, *keys: str) -> Any:
@@ -373,16 +370,3 @@ def _sequences_sheet(sheet: Any, verdict: Mapping[str, Any], rows: list[dict]) -
                 *((row[f"bd_rate_{key}"], "0.00") for _, key in _BD_HEADS),
                 (row["time_ratio"], "0.000"), (None, None), (row["status"], None),
             ], bold=True)
-
-
-def _write(path: Path, data: bytes) -> Path:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

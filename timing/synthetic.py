@@ -6,13 +6,12 @@ curved paths, and every frame carries its own sensor noise. Equal arguments give
 
 from __future__ import annotations
 
-import tempfile
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from fastpart.errors import FastpartError
+from fastpart.files import write_bytes_atomic
 from fastpart.media import Clip
 
 _PATCHES = 4
@@ -56,14 +55,7 @@ def make_clip(
         chroma = picture[..., 1:].reshape(height // 2, 2, width // 2, 2, 2).mean(axis=(1, 3))
         for plane in (picture[..., 0], chroma[..., 0], chroma[..., 1]):
             data.append(np.clip(np.rint(plane), 16, 240).astype(np.uint8).tobytes())
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(b"".join(data))
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
-    except OSError as error:
-        raise FastpartError(f"{path}: cannot be written ({error.strerror})") from error
+    write_bytes_atomic(path, b"".join(data), parents=True)
     return Clip(path, width, height, Fraction(fps), 8, frames)
 
 

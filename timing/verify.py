@@ -19,9 +19,10 @@ from typing import Any
 from fastpart.backend import Backend, Command, PatchedVtm, StockVtm
 from fastpart.bitstream import bitstream_bits
 from fastpart.errors import FastpartError
+from fastpart.files import write_json_atomic
 from fastpart.media import Clip, named_cuts, open_clip
 from fastpart.quality import vmaf
-from fastpart.record import compiler_of, describe_machine, sha256_file, write_json_atomic
+from fastpart.record import compiler_of, describe_machine, sha256_file
 from fastpart.timing.arguments import names, numbers
 from fastpart.timing.conformance import Decoders, check, compare
 from fastpart.timing.container import DEFAULT_ARGUMENTS, Image

@@ -25,9 +25,9 @@ from scipy.optimize import nnls
 from fastpart.at_once import SIDE_NICE, at_once
 from fastpart.encode import DEFAULT_CFG
 from fastpart.errors import FastpartError
+from fastpart.files import write_json_atomic
 from fastpart.media import make_cut
 from fastpart.modelfile import GROUPS, describe, write_tables
-from fastpart.record import write_json_atomic
 from fastpart.training.collect import INTRA_PERIOD
 from fastpart.training.pool import each_on_a_core
 from fastpart.training.recipe import Recipe, SteeringCell

@@ -26,9 +26,10 @@ import numpy as np
 
 from fastpart import __version__
 from fastpart.errors import FastpartError
+from fastpart.files import write_json_atomic
 from fastpart.media import Clip, make_cut
 from fastpart.quality import bd_rate, psnr
-from fastpart.record import sha256_file, write_json_atomic
+from fastpart.record import sha256_file
 from fastpart.supervise import run_measured
 from fastpart.vvenc import Ffmpeg, Vvenc, encode_command
 from fastpart.vvenc_choice import (

@@ -11,9 +11,10 @@ from typing import Any
 from fastpart import __version__
 from fastpart.doctor import DEFAULT_MODEL
 from fastpart.errors import FastpartError
+from fastpart.files import write_json_atomic
 from fastpart.media import Clip, parse_fps
 from fastpart.modelfile import describe
-from fastpart.record import sha256_file, write_json_atomic
+from fastpart.record import sha256_file
 from fastpart.timing.conformance import Decoders, check
 from fastpart.timing.record import load_records, stem
 from fastpart.timing.report import load_verdict, write_report

@@ -21,7 +21,7 @@ from typing import Any
 
 from fastpart import __version__
 from fastpart.errors import FastpartError
-from fastpart.record import write_json_atomic
+from fastpart.files import write_json_atomic
 from fastpart.timing.lock import folder_lock, holder_of
 from fastpart.timing.sweep.executor import Executor, Slurm
 from fastpart.timing.sweep.grid import Grid

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import psutil
 
 from fastpart.errors import FastpartError
-from fastpart.record import write_json_atomic
+from fastpart.files import write_json_atomic
 from fastpart.timing.sweep.work import Task
 
 #: Memory of an encode by picture size: of any, and per luma sample; bytes. VTM-23.2 in random access took

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fastpart.errors import FastpartError
+from fastpart.files import write_bytes_atomic
 from fastpart.timing.sweep.store import Store
 
 #: Columns and what they hold; absent numbers are empty. time_s: user and system time, of
@@ -112,17 +111,4 @@ def write_export(rows: list[dict[str, Any]], path: Path) -> None:
     """
     if path.suffix not in FORMATS:
         raise FastpartError(f"{path}: suffix {path.suffix!r}, wanted {' or '.join(FORMATS)}")
-    data = FORMATS[path.suffix](rows)
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-    except OSError as error:
-        raise FastpartError(
-            f"{path}: cannot be written ({error.strerror}); choose another folder"
-        ) from error
+    write_bytes_atomic(path, FORMATS[path.suffix](rows))

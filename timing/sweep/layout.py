@@ -13,8 +13,9 @@ from typing import Any
 
 from fastpart.backend import Backend, Vtm
 from fastpart.errors import FastpartError
+from fastpart.files import write_json_atomic
 from fastpart.media import Clip, make_cut, named_cuts, open_clip, parse_fps
-from fastpart.record import sha256_file, write_json_atomic
+from fastpart.record import sha256_file
 from fastpart.timing.conformance import Decoders
 from fastpart.timing.sweep.cell import ENCODE, JOIN, PROOF, Cell, Source, digest, stamp_of
 from fastpart.timing.sweep.grid import Grid, make_backend

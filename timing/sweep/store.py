@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from fastpart.errors import FastpartError
-from fastpart.record import sha256_file, write_json_atomic
+from fastpart.files import write_json_atomic
+from fastpart.record import sha256_file
 
 _POLL_S = 0.1
 
