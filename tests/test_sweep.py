@@ -31,7 +31,8 @@ from fastpart import cli
 from fastpart.bitstream import bitstream_bits
 from fastpart.errors import FastpartError
 from fastpart.media import load_cuts, open_clip
-from fastpart.timing.sweep.analysis import analyse, pareto_front
+from fastpart.timing.plot import pareto_front
+from fastpart.timing.sweep.analysis import analyse
 from fastpart.timing.sweep.cell import digest
 from fastpart.timing.sweep.driver import load_sweep
 from fastpart.timing.sweep.executor import local_workers, memory_of

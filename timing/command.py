@@ -1,4 +1,4 @@
-"""The subcommands `fastpart timing run`, `table` and `profile`."""
+"""The subcommands `fastpart timing run`, `table`, `profile` and `plot`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 from fastpart.errors import FastpartError
+from fastpart.files import write_bytes_atomic
 from fastpart.timing.arguments import names, numbers
 from fastpart.timing.paired import SIDE_BY_SIDE, check_cores, run_plan
 from fastpart.timing.plan import load_plan
+from fastpart.timing.plot import COLUMNS, draw, other_points, table_points
 from fastpart.timing.profile import profile_plan, to_markdown
 from fastpart.timing.record import load_records
 from fastpart.timing.table import FORMATS, build_table
@@ -21,7 +23,7 @@ NOT_CONFORMING = 3
 
 
 def add_commands(subparsers: argparse._SubParsersAction) -> None:
-    """Add `timing run`, `timing table` and `timing profile` to the command line."""
+    """Add `timing` and its actions to the command line."""
     timing = subparsers.add_parser(
         "timing",
         help="measure encoder variants against stock VTM",
@@ -67,6 +69,19 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
                        help="variant to relate the others to (default: stock)")
     table.add_argument("--format", choices=sorted(FORMATS), default="md",
                        help="md: for reading; tsv, json: for programs (default: md)")
+
+    plot = actions.add_parser(
+        "plot",
+        help="BD-rate over time of tables",
+        description="Draw BD-rate over time of the variants of tables, and of points that others measured.",
+    )
+    plot.set_defaults(run=run_plot)
+    plot.add_argument("tables", nargs="+", metavar="TABLE.tsv[:VARIANT,...]",
+                      help="of fastpart timing table --format tsv; these of its variants (default: all)")
+    plot.add_argument("--others", type=Path, metavar="FILE.tsv",
+                      help=f"other points, with columns {', '.join(COLUMNS)}")
+    plot.add_argument("--title", default="", metavar="TEXT")
+    plot.add_argument("-o", "--out", type=Path, required=True, metavar="FIGURE.svg")
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
@@ -121,4 +136,18 @@ def run_table(args: argparse.Namespace) -> int:
     if not records:
         raise FastpartError(f"{args.folder}: no records in it, wanted those of fastpart timing run")
     print(FORMATS[args.format](build_table(list(records.values()), args.anchor)), end="")
+    return 0
+
+
+def run_plot(args: argparse.Namespace) -> int:
+    """Draw the figure; returns 0."""
+    points = []
+    for table in args.tables:
+        path, _, chosen = table.partition(":")
+        points += table_points(Path(path), names(chosen) if chosen else None)
+    points += other_points(args.others) if args.others else []
+    if not points:
+        raise FastpartError(f"{', '.join(args.tables)}: no variant with a BD-rate, wanted one at least")
+    write_bytes_atomic(args.out, draw(points, args.title))
+    print(args.out)
     return 0

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from fastpart.errors import FastpartError
+from fastpart.files import write_bytes_atomic
 from fastpart.quality import bd_rate
+from fastpart.timing.plot import pareto_front
 
 PLANES = ("y", "u", "v", "weighted")
 
@@ -103,15 +105,6 @@ def _mean(rows: Sequence[Mapping[str, Any]], name: str, label: str) -> dict[str,
     return result
 
 
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of (time, loss) that no other point beats in both, by rising time."""
-    front: list[int] = []
-    for index in sorted(range(len(points)), key=lambda i: points[i]):
-        if not front or points[index][1] < points[front[-1]][1]:
-            front.append(index)
-    return front
-
-
 def write_analysis(
     rows: Sequence[Mapping[str, Any]], anchor: str, folder: Path
 ) -> list[Path]:
@@ -124,14 +117,8 @@ def write_analysis(
     figures = _figures(found, rows, anchor)
     files |= figures
     files["analysis.html"] = _page(found, figures, anchor)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            part = folder / f".{name}.part"
-            part.write_bytes(data)
-            part.replace(folder / name)
-    except OSError as error:
-        raise FastpartError(f"{folder}: cannot be written ({error.strerror})") from error
+    for name, data in files.items():
+        write_bytes_atomic(folder / name, data, parents=True)
     return [folder / name for name in files]
 
 
