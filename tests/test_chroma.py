@@ -1,5 +1,6 @@
 """Chroma QP offsets from the detail of the source."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,6 +9,7 @@ from conftest import write_clip
 
 from fastpart import _engine
 from fastpart.errors import FastpartError
+from fastpart.timing.conformance import Decoders, check
 from fastpart.vtm import encode_command, run_encoder
 
 
@@ -70,12 +72,12 @@ def test_more_detail_or_a_lower_qp_never_makes_chroma_finer():
     ratios, qps = np.geomspace(0.01, 10, 200), range(64)
     offsets = np.array([[_engine.chroma_qp_offset(r, qp) for qp in qps] for r in ratios])
     assert (np.diff(offsets, axis=0) >= 0).all() and (np.diff(offsets, axis=1) <= 0).all()
-    assert offsets.max() == 0 and offsets.min() >= -12 and len(np.unique(offsets)) > 5
+    assert offsets.max() == 0 and offsets.min() >= -18 and len(np.unique(offsets)) > 5
     assert (offsets[0] == [_engine.chroma_qp_offset(0, qp) for qp in qps]).all()
 
 
 def test_only_offsets_that_cost_rate_raise_the_qp():
-    increments = [_engine.qp_increment(offset) for offset in range(-12, 1)]
+    increments = [_engine.qp_increment(offset) for offset in range(-18, 1)]
     assert increments == sorted(increments, reverse=True)
     assert increments[0] == 1 and increments[-1] == 0
 
@@ -89,11 +91,11 @@ def encode(home, clip, folder, name, qp=32, **options):
     return (folder / f"{name}.266").read_bytes(), result
 
 
-@pytest.mark.parametrize(("qp", "raised"), [(22, False), (42, True)])
-def test_the_encoder_codes_with_the_offset_and_the_qp_it_prints(patched_vtm, tmp_path, qp, raised):
+@pytest.mark.parametrize(("qp", "strength", "raised"), [(22, 0.3, False), (42, 0.3, True), (42, 0.04, True)])
+def test_the_encoder_codes_with_the_offset_and_the_qp_it_prints(patched_vtm, tmp_path, qp, strength, raised):
     clip = write_clip(tmp_path / "Ramp_96x64_30.yuv", 96, 64, frames=4)
     luma, chroma = np.split(np.fromfile(clip.path, np.uint8).reshape(4, -1), [96 * 64], axis=1)
-    chroma = (128 + 0.3 * (chroma.astype(float) - 128)).astype(np.uint8)
+    chroma = (128 + strength * (chroma.astype(float) - 128)).astype(np.uint8)
     np.concatenate([luma, chroma], axis=1).tofile(clip.path)
     pictures = [
         (y, *planes)
@@ -106,11 +108,21 @@ def test_the_encoder_codes_with_the_offset_and_the_qp_it_prints(patched_vtm, tmp
     assert result.counters["chroma_detail"] == pytest.approx(detail, abs=1e-4)
     assert offset == _engine.chroma_qp_offset(detail, qp) < 0
     assert result.counters["qp_increment"] == _engine.qp_increment(offset) == raised
-    explicit, _ = encode(
-        patched_vtm, clip, tmp_path, "explicit", qp, CbQpOffset=offset, CrQpOffset=offset,
-        CbCrQpOffset=-1 + offset, **({"QPIncrementFrame": 0} if raised else {}),
-    )
+    tables = -12 - offset   # what a picture parameter set cannot hold
+    assert (tables > 0) == (strength < 0.3)
+    options = {"CbQpOffset": max(-12, offset), "CrQpOffset": max(-12, offset), "CbCrQpOffset": max(-12, -1 + offset)}
+    if tables > 0:
+        options["QpInValCb"] = f"{-tables} 0 17 22 34 42"
+        options["QpOutValCb"] = f"{-tables} {-tables} {17 - tables} {23 - tables} {35 - tables} {39 - tables}"
+    if raised:
+        options["QPIncrementFrame"] = 0
+    explicit, _ = encode(patched_vtm, clip, tmp_path, "explicit", qp, **options)
     assert chosen == explicit
+    found = check(
+        tmp_path / "chosen.266", replace(clip, bit_depth=10), Decoders.find(patched_vtm),
+        tmp_path / "decoded.yuv", tmp_path / "decoded.log", recon=False,
+    )
+    assert found.conforms, found.problems
     plain, result = encode(patched_vtm, clip, tmp_path, "plain", qp)
     assert "chroma_qp_offset" not in result.counters
     assert plain != chosen

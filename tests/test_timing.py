@@ -162,7 +162,7 @@ def test_the_bundled_plan_is_the_configuration_front_and_the_predictor():
 
 def test_the_bundled_plans_are_sound():
     paths = [path for path in PLANS_FOLDER.glob("*.toml") if not path.stem.endswith("cuts")]
-    assert {path.stem for path in paths} == {"main", "base", "engine", "hd"}
+    assert {path.stem for path in paths} == {"main", "base", "engine", "hd", "sizes"}
     for path in paths:
         assert load_plan(path).anchor == "stock"
     reduced, steered = load_plan("main").variants["reduced"], load_plan("base").variants["reduced"]

@@ -51,7 +51,7 @@ double ChromaDetail::ratio() const
 
 int chroma_qp_offset(double detail_ratio, int qp)
 {
-  constexpr double kAtOne = -1.5, kPerDoubling = 4, kPerQp = -0.15, kQp = 27, kLowest = -12;
+  constexpr double kAtOne = -1.5, kPerDoubling = 4, kPerQp = -0.15, kQp = 27, kLowest = -18;
   const double     offset = kAtOne + kPerDoubling * std::log2(std::max(detail_ratio, 1e-3)) + kPerQp * (qp - kQp);
   return int(std::lround(std::clamp(offset, kLowest, 0.0)));
 }

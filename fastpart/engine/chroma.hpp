@@ -27,7 +27,7 @@ class ChromaDetail {
 // The offset of the chroma QP that suits (6Y+U+V)/8 at this base QP, 0 or below: chroma is a quarter of that
 // measure, and where it has little detail, or luma few bits, it is a far smaller part of the rate. Fitted to training
 // clips for encodes of qp_increment(offset) more, which gives back the rate that finer chroma takes
-// (timing/results/levers.md).
+// (timing/results/levers.md). Down to -18: more than a picture parameter set can hold, -12.
 int chroma_qp_offset(double detail_ratio, int qp);
 
 // By how much to raise the base QP with this offset of the chroma QP, so that the rate stays that of no offset: a QP

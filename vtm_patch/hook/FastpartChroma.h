@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "CommonLib/CommonDef.h"
+#include "CommonLib/SequenceParameterSet.h"
 
 namespace fastpart_hook
 {
@@ -18,7 +19,9 @@ struct Source
   int          skipped, pictures;   // before the first to be coded, to be coded
 };
 
-// Adds the offset that suits source and base QP to the three, down to the lowest that H.266 allows (7.4.3.5), adds what gives
-// back its rate to the QP of every picture, and prints both. Ends the program with a message if the source is not 4:2:0.
-void adaptChroma(const Source &source, int qp, int &cbOffset, int &crOffset, int &cbCrOffset, std::vector<int> &pictureQps);
+// Adds the offset that suits source and base QP to the three, down to the lowest that a picture parameter set can have, and
+// lowers the tables that map luma to chroma QPs by the rest; adds what gives back its rate to the QP of every picture, and
+// prints both. Ends the program with a message if the source is not 4:2:0.
+void adaptChroma(const Source &source, int qp, int &cbOffset, int &crOffset, int &cbCrOffset,
+                 ChromaQpMappingTableParams &tables, std::vector<int> &pictureQps);
 }   // namespace fastpart_hook
