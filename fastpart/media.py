@@ -198,17 +198,59 @@ def named_cuts(path: str | os.PathLike, names: Sequence[str], where: str | os.Pa
     return [cuts[name] for name in names]
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a video file holds: size in luma samples, frames per second, bits a sample that a cut keeps, frames."""
+
+    width: int
+    height: int
+    fps: Fraction
+    bit_depth: int
+    frames: int
+
+
+def probe(path: str | os.PathLike) -> Facts:
+    """Size, rate, depth and number of frames of a video, which is decoded for that; a raw `.yuv` says all but the
+    last in its name.
+
+    Raises FastpartError for a file that ffmpeg or its name does not explain.
+    """
+    path = Path(path)
+    _require_readable(path)
+    if path.suffix.lower() == ".yuv":
+        raw = _open_raw(path, None, None, None, None, 0)
+        return Facts(raw.width, raw.height, raw.fps, raw.bit_depth, raw.frames)
+    video = _video_line(path)
+    size = re.search(r"\b(\d{2,5})x(\d{2,5})\b", video)
+    rate = re.search(r"([\d.]+)(k?) (?:fps|tbr)\b", video)
+    counted = subprocess.run(
+        [ffmpeg_exe(), "-nostdin", "-hide_banner", "-i", str(path), "-map", "0:v:0",
+         "-fps_mode", "passthrough", "-f", "null", "-"],
+        check=False, capture_output=True, text=True, errors="replace",
+    )
+    frames = re.findall(r"frame=\s*(\d+)", counted.stderr)
+    if counted.returncode or not (size and rate and frames):
+        raise FastpartError(f"{path}: ffmpeg does not tell its size, rate and frames:\n{_tail(counted.stderr)}")
+    fps = parse_fps(float(rate[1]) * 1000 if rate[2] else rate[1])
+    return Facts(int(size[1]), int(size[2]), fps, _depth_to_keep(path, _pixel_format(path)), int(frames[-1]))
+
+
 def make_cut(cut: dict, clips_root: str | os.PathLike, out_path: str | os.PathLike) -> Clip:
     """Cut a named test sequence from its source clip into the raw file out_path.
 
     Frames [start, start+frames) in display order, scaled with Lanczos until they cover
     size (or the larger `cover`, if the cut names one), cropped about the centre to size;
-    8-bit 4:2:0, or 10-bit when the source has more than 8 bits.
+    8-bit 4:2:0, or 10-bit when the source has more than 8 bits. A raw `.yuv` source says size and bit depth in its
+    name, as for `open_clip`; a 4:2:2 or 4:4:4 source becomes 4:2:0.
     Raises FastpartError when the source is missing or has too few frames.
     """
     source = Path(clips_root) / cut["clip"]
     _require_readable(source)
-    depth = 8 if _decoded_format(source) != "yuv420p10le" else 10
+    if source.suffix.lower() == ".yuv":
+        raw = _open_raw(source, None, parse_fps(cut["fps"]), None, None, 0)
+        depth, given = raw.bit_depth, _raw_input(raw)
+    else:
+        depth, given = _depth_to_keep(source, _pixel_format(source)), []
     width, height = cut["size"]
     _require_even(source, width, height)
     cover_width, cover_height = cut.get("cover", cut["size"])
@@ -220,7 +262,7 @@ def make_cut(cut: dict, clips_root: str | os.PathLike, out_path: str | os.PathLi
     )
     out_path = Path(out_path)
     with appearing(out_path, parents=True) as temporary:
-        command = [ffmpeg_exe(), "-nostdin", "-v", "error", "-y", "-i", str(source),
+        command = [ffmpeg_exe(), "-nostdin", "-v", "error", "-y", *given, "-i", str(source),
                    "-vf", filters, "-fps_mode", "passthrough", "-frames:v", str(frames),
                    "-pix_fmt", "yuv420p" if depth == 8 else "yuv420p10le",
                    "-f", "rawvideo", str(temporary)]
@@ -386,7 +428,35 @@ def _copy(stream: BinaryIO, out: BinaryIO | None, count: int, source: Path, inde
 
 
 def _decoded_format(path: Path) -> str:
-    """Pixel format to decode the file's first video stream to."""
+    """Pixel format to decode the file's first video stream to, samples unchanged."""
+    found = _pixel_format(path)
+    if found not in FFMPEG_420:
+        raise FastpartError(f"{path}: pixel format {found}, wanted 4:2:0 such as yuv420p; {TO_420}")
+    return FFMPEG_420[found]
+
+
+def _depth_to_keep(path: Path, pixel_format: str) -> int:
+    """Bit depth to convert a format of luma and chroma to: 8, or 10 if it has more. Refuses others, such as RGB."""
+    if not re.match(r"yuv|nv[12]|uyvy|yuyv|p[024]1|y21|v[23]10", pixel_format):
+        raise FastpartError(f"{path}: pixel format {pixel_format}, wanted luma and chroma; {TO_420}")
+    return 10 if pixel_format.endswith(("le", "be")) else 8
+
+
+def _raw_input(clip: Clip) -> list[str]:
+    """What ffmpeg must be told of a raw file."""
+    form = "yuv420p" if clip.bit_depth == 8 else "yuv420p10le"
+    return ["-f", "rawvideo", "-video_size", f"{clip.width}x{clip.height}", "-pixel_format", form]
+
+
+def _pixel_format(path: Path) -> str:
+    """ffmpeg's name of the pixel format of the file's first video stream."""
+    # The codec's own parentheses may hold commas; the pixel format is the field after it.
+    fields = re.sub(r"\([^()]*\)", "", _video_line(path)).split(",")
+    return fields[1].strip() if len(fields) > 1 else "unknown"
+
+
+def _video_line(path: Path) -> str:
+    """What ffmpeg says of the file's first video stream."""
     done = subprocess.run(
         [ffmpeg_exe(), "-nostdin", "-hide_banner", "-i", str(path)],
         check=False, capture_output=True, text=True, errors="replace",
@@ -394,12 +464,7 @@ def _decoded_format(path: Path) -> str:
     video = re.search(r"^\s*Stream #\S+.*?: Video: (.*)$", done.stderr, re.MULTILINE)
     if not video:
         raise FastpartError(f"{path}: ffmpeg finds no video in it:\n{_tail(done.stderr)}")
-    # The codec's own parentheses may hold commas; the pixel format is the field after it.
-    fields = re.sub(r"\([^()]*\)", "", video[1]).split(",")
-    found = fields[1].strip() if len(fields) > 1 else "unknown"
-    if found not in FFMPEG_420:
-        raise FastpartError(f"{path}: pixel format {found}, wanted 4:2:0 such as yuv420p; {TO_420}")
-    return FFMPEG_420[found]
+    return video[1]
 
 
 @contextlib.contextmanager

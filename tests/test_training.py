@@ -11,9 +11,8 @@ from fastpart import _engine
 from fastpart.errors import FastpartError
 from fastpart.modelfile import describe, write_tables
 from fastpart.training import fit
-from fastpart.training.command import DEFAULT_RECIPE
 from fastpart.training.dataset import CANDIDATES, read_trace
-from fastpart.training.recipe import load_recipe
+from fastpart.training.recipe import DEFAULT_RECIPE, load_recipe
 from fastpart.training.steer import NEUTRAL
 
 #: Two cuts of one clip, and one each of two others.

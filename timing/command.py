@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
+from fastpart.arguments import names, numbers
 from fastpart.errors import FastpartError
 from fastpart.files import write_bytes_atomic
-from fastpart.timing.arguments import names, numbers
 from fastpart.timing.paired import SIDE_BY_SIDE, check_cores, run_plan
 from fastpart.timing.plan import load_plan
 from fastpart.timing.plot import COLUMNS, draw, other_points, table_points

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fastpart.arguments import names, numbers
 from fastpart.backend import Backend, Command, PatchedVtm, StockVtm
 from fastpart.bitstream import bitstream_bits
 from fastpart.errors import FastpartError
@@ -23,7 +24,6 @@ from fastpart.files import write_json_atomic
 from fastpart.media import Clip, named_cuts, open_clip
 from fastpart.quality import vmaf
 from fastpart.record import compiler_of, describe_machine, sha256_file
-from fastpart.timing.arguments import names, numbers
 from fastpart.timing.conformance import Decoders, check, compare
 from fastpart.timing.container import DEFAULT_ARGUMENTS, Image
 from fastpart.timing.edition import DEFAULT_EDITION, Edition, edition_names, load_edition

@@ -1,22 +1,19 @@
-"""The subcommands `fastpart train collect`, `fit`, `steer` and `vvenc`."""
+"""The subcommands of `fastpart train`."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
-import sys
 from importlib.resources import files
 from pathlib import Path
 
-from fastpart import __version__
+from fastpart.arguments import numbers
 from fastpart.errors import FastpartError
-from fastpart.record import sha256_file
-from fastpart.training.recipe import load_recipe
+from fastpart.files import write_bytes_atomic
+from fastpart.training.recipe import DEFAULT_RECIPE, load_recipe
 from fastpart.vtm import VtmHome
 
-DEFAULT_RECIPE = files("fastpart.training") / "recipes" / "default.toml"
 VVENC_RECIPE = files("fastpart.training") / "recipes" / "vvenc.toml"
 
 
@@ -26,6 +23,27 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
         description="Collect traces, then fit a model; both resume where they were stopped.",
     )
     actions = train.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    recipe = actions.add_parser(
+        "recipe", help="a recipe that takes cuts of all clips of a folder, and its data sheet",
+        description="Take cuts of all clips below CLIPS/train (ours, UVG, CDVL) and write a recipe and, beside it, a "
+        "data sheet (.tsv) with source, licence and frames used.",
+    )
+    recipe.add_argument("--clips", type=Path, required=True, help="folder that holds train/")
+    recipe.add_argument("--out", type=Path, required=True, metavar="RECIPE.toml", help="recipe to write")
+    recipe.add_argument("--seed", type=int, default=1, help="of the choice of pictures (default: 1)")
+    recipe.add_argument("--qps", type=numbers, default=[17, 22, 27, 32, 37, 42], metavar="QP,...",
+                        help="taken in turn (default: 17,22,27,32,37,42)")
+    recipe.set_defaults(run=run_recipe)
+
+    train_all = actions.add_parser("run", help="from clips to a model: every round, the fit and the steering")
+    train_all.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE)
+    train_all.add_argument("--clips", type=Path, required=True, help="folder that holds train/")
+    train_all.add_argument("--out", type=Path, required=True, help="folder for cuts, traces and records")
+    train_all.add_argument("--model", type=Path, required=True, help="model file to write")
+    train_all.add_argument("--jobs", type=int, help="encodes side by side (default: all cores)")
+    train_all.add_argument("--vtm-home", type=Path)
+    train_all.set_defaults(run=run_train)
 
     collect = actions.add_parser("collect", help="encode a round of the recipe and keep its traces")
     collect.add_argument("round", help="name of a round in the recipe")
@@ -100,55 +118,34 @@ def run_collect(args: argparse.Namespace) -> int:
 
 
 def run_fit(args: argparse.Namespace) -> int:
-    try:
-        from fastpart.training import dataset, fit
-    except ImportError as error:
-        raise FastpartError(
-            f"found no module {error.name}, wanted lightgbm and pyarrow; pip install 'fastpart[train]'"
-        ) from error
+    from fastpart.training.rounds import fit_rounds
 
-    recipe = load_recipe(args.recipe)
-    known = {field.name for field in dataclasses.fields(fit.FitOptions)}
-    unknown = set(recipe.fit) - known - {"off_path_share"}
-    if unknown:
-        raise FastpartError(
-            f"{recipe.path}: found fit options {', '.join(sorted(unknown))}, wanted only "
-            f"{', '.join(sorted(known | {'off_path_share'}))}"
-        )
-    settings = dict(recipe.fit)
-    off_path_share = settings.pop("off_path_share", 0.25)
-    options = fit.FitOptions(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-    )
-    tables = []
-    for name in args.rounds:
-        round_ = recipe.round(name)
-        for cell in round_.cells:
-            trace = args.out / name / f"{cell.name}.fpt"
-            if not trace.exists():
-                print(f"fastpart train: {trace} is missing, left out", file=sys.stderr)
-                continue
-            table = trace.with_suffix(".parquet")
-            if not table.exists():
-                keep = round_.explore_keep if round_.policy else 1.0
-                dataset.convert(
-                    trace, table, explore_keep=keep, off_path_share=off_path_share, seed=cell.seed
-                )
-            tables.append(table)
-    if not tables:
-        raise FastpartError(
-            f"{args.out}: found no trace of {', '.join(args.rounds)}; run fastpart train collect"
-        )
-    metadata = {
-        "fastpart": __version__,
-        "recipe": recipe.path.name,
-        "recipe_sha256": sha256_file(recipe.path),
-        "rounds": args.rounds,
-        "clips": sorted({cut["clip"] for cut in recipe.cuts}),
-    }
     report = args.report or args.model.with_suffix(".json")
-    fit.fit(tables, {cut["name"]: cut["clip"] for cut in recipe.cuts}, args.model, report, options, metadata)
+    fit_rounds(load_recipe(args.recipe), args.rounds, args.out, args.model, report)
     print(f"{args.model}, {report}")
+    return 0
+
+
+def run_recipe(args: argparse.Namespace) -> int:
+    from fastpart.training import clips
+
+    sheet = args.out.with_suffix(".tsv")
+    if sheet == args.out:
+        raise FastpartError(f"{args.out}: is also the name of the data sheet, wanted RECIPE.toml")
+    cuts = clips.choose_cuts(clips.find_sources(args.clips), args.seed)
+    write_bytes_atomic(args.out, clips.recipe_text(cuts, args.qps, args.seed).encode())
+    write_bytes_atomic(sheet, clips.data_sheet(cuts).encode())
+    recipe = load_recipe(args.out)
+    print(f"{args.out}: {len(recipe.cuts)} cuts, {len(recipe.steering_cells)} for the steering; {sheet}")
+    return 0
+
+
+def run_train(args: argparse.Namespace) -> int:
+    from fastpart.training.rounds import train
+
+    cores = sorted(os.sched_getaffinity(0))[: args.jobs]
+    train(load_recipe(args.recipe), args.clips, args.out, VtmHome.find(args.vtm_home), args.model, cores)
+    print(f"{args.model}, {args.model.with_suffix('.json')}; next: fastpart encode --model {args.model}")
     return 0
 
 

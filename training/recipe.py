@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 
 from fastpart.errors import FastpartError
 from fastpart.presets import preset_options
+
+DEFAULT_RECIPE = Path(str(files("fastpart.training") / "recipes" / "default.toml"))
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,18 @@ class SteeringCell:
 
 @dataclass(frozen=True)
 class Round:
-    """Encodes that share a search: with or without the policy, with what exploration."""
+    """Encodes that share a search: with or without the policy, with what exploration.
+
+    after: rounds that the model of the policy is fitted to; none for the compiled-in one. kappa: its knob.
+    """
 
     name: str
     policy: bool
     explore_skip: float
     explore_keep: float
     options: dict
+    after: tuple[str, ...]
+    kappa: float
     cells: list[Cell] = field(repr=False)
 
 
@@ -54,6 +63,7 @@ class Recipe:
     cuts: list[dict]
     rounds: dict[str, Round]
     fit: dict
+    fit_rounds: tuple[str, ...]
     steering_cells: list[SteeringCell]
 
     def round(self, name: str) -> Round:
@@ -63,16 +73,31 @@ class Recipe:
             )
         return self.rounds[name]
 
+    def needed_rounds(self) -> list[str]:
+        """The rounds that the fit wants and those that these come after, in an order to run them in."""
+        found: list[str] = []
+
+        def need(names: Sequence[str], path: tuple[str, ...]) -> None:
+            for name in names:
+                if name in path:
+                    raise FastpartError(f"{self.path}: round {name} comes after itself; correct its after")
+                need(self.round(name).after, (*path, name))
+                if name not in found:
+                    found.append(name)
+
+        need(self.fit_rounds, ())
+        return found
+
 
 def load_recipe(path: str | Path) -> Recipe:
-    """Read a recipe file. Raises FastpartError naming the key that is missing or wrong."""
+    """Read a recipe file. Its tables replace those of its `base`, another file or "default", and its `qps` those of
+    the rounds. Raises FastpartError naming the key that is missing or wrong."""
     path = Path(path)
-    try:
-        data = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise FastpartError(f"{path}: {error.strerror}; name a recipe file") from error
-    except tomllib.TOMLDecodeError as error:
-        raise FastpartError(f"{path}: not TOML ({error}); correct it") from error
+    data = _read(path)
+    if "base" in data:
+        base = DEFAULT_RECIPE if data["base"] == "default" else path.parent / data["base"]
+        # Cuts and the cells that steer by them go together.
+        data = {**{k: v for k, v in _read(base).items() if k not in ("cut_defaults", "cut", "steering")}, **data}
     try:
         cuts = [{**data["cut_defaults"], **cut} for cut in data["cut"]]
         steering_cells = [
@@ -86,11 +111,12 @@ def load_recipe(path: str | Path) -> Recipe:
                     "the others are for measuring only"
                 )
         rounds = {}
-        for entry in data["round"]:
+        for number, entry in enumerate(data["round"]):
+            qps = [[qp] for qp in data["qps"][number:] + data["qps"][:number]] if "qps" in data else entry["qps"]
             cells = [
                 Cell(cut, qp, entry["seed"] + 100 * index)
                 for index, cut in enumerate(cuts)
-                for qp in entry["qps"][index % len(entry["qps"])]
+                for qp in qps[index % len(qps)]
             ]
             rounds[entry["name"]] = Round(
                 entry["name"],
@@ -98,11 +124,24 @@ def load_recipe(path: str | Path) -> Recipe:
                 entry.get("explore_skip", 0.0),
                 entry.get("explore_keep", 0.0),
                 preset_options(entry["preset"]) if "preset" in entry else {},
+                tuple(entry.get("after", ())),
+                float(entry.get("kappa", 1)),
                 cells,
             )
+        fit = dict(data.get("fit", {}))
+        fit_rounds = tuple(fit.pop("rounds", rounds))
     except KeyError as error:
         raise FastpartError(f"{path}: found no key {error}; a recipe needs it") from error
-    return Recipe(path, cuts, rounds, data.get("fit", {}), steering_cells)
+    return Recipe(path, cuts, rounds, fit, fit_rounds, steering_cells)
+
+
+def _read(path: Path) -> dict:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise FastpartError(f"{path}: {error.strerror}; name a recipe file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise FastpartError(f"{path}: not TOML ({error}); correct it") from error
 
 
 def _steering_cell(cell: dict) -> SteeringCell:

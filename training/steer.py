@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -146,11 +146,25 @@ def _by_kind(encode: EncodeResult) -> list[float]:
     return [encode.usage.user_s * (1 - share), encode.usage.user_s * share]
 
 
+def check_enough(observed: Collection[tuple[str, int, float]]) -> None:
+    """Raises FastpartError when observations of these clips, QPs and kappas cannot determine the tables."""
+    for name, found, wanted in (
+        ("clips", {clip for clip, _, _ in observed}, 3), ("QPs", {qp for _, qp, _ in observed}, 2),
+    ):
+        if len(found) < wanted:
+            raise FastpartError(
+                f"steering: observations of {len(found)} {name}, wanted at least {wanted}; add cells to the recipe"
+            )
+    if len(set(observed)) == len({(clip, qp) for clip, qp, _ in observed}):
+        raise FastpartError("steering: no clip observed at one QP and two kappas, wanted one; add cells to the recipe")
+
+
 def fit_steering(observations: Sequence[Observation]) -> dict[str, list[float]]:
     """The tables `fastpart.modelfile.STEERING` from observations of several clips, kappas and QPs.
 
     Raises FastpartError when there are too few observations to determine the tables.
     """
+    check_enough([(one.clip, one.intra_qp, one.kappa) for one in observations])
     tables = _fit_clock(observations)
     log_kappa = np.log([one.kappa for one in observations])
     qp = np.array([one.qp for one in observations])
@@ -170,8 +184,6 @@ def fit_steering(observations: Sequence[Observation]) -> dict[str, list[float]]:
         rose[same] -= rose[same].mean(0)
     known = np.isfinite(rose)
     x, y = np.broadcast_to(moved[:, None], rose.shape)[known], rose[known]
-    if not x.any():
-        raise FastpartError("steering: no clip observed at one QP and two kappas, wanted one; add cells to the recipe")
     slope = float(x @ y / (x @ x))
     tables["logit_slope"] = [slope]
     for name, values in (("skip_logit", saved - slope * log_kappa[:, None]), ("log_time", log_time)):
@@ -188,13 +200,6 @@ def _fit_clock(observations: Sequence[Observation]) -> dict[str, list[float]]:
 
     `split_scale_controls` are those of `_CONTROLS` with the least error of the ratio on clips left out.
     """
-    for name, found, wanted in (
-        ("clips", {one.clip for one in observations}, 3), ("QPs", {one.intra_qp for one in observations}, 2),
-    ):
-        if len(found) < wanted:
-            raise FastpartError(
-                f"steering: observations of {len(found)} {name}, wanted at least {wanted}; add cells to the recipe"
-            )
     searches = {clip: _search_tables(some) for clip, some in _others(observations).items()}
     controls = min(
         itertools.product(_CONTROLS, repeat=2),

@@ -16,8 +16,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from fastpart.arguments import numbers
 from fastpart.errors import FastpartError
-from fastpart.timing.arguments import numbers
 from fastpart.timing.conformance import Decoders
 from fastpart.timing.paired import check_cores
 from fastpart.timing.sweep.analysis import write_analysis
