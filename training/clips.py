@@ -81,7 +81,7 @@ def find_sources(root: Path) -> list[Source]:
         if suffix not in VIDEO or not path.is_file():
             continue
         origin, licence = manifest.get(clip) or next(
-            (COLLECTIONS[part.lower()] for part in path.parts if part.lower() in COLLECTIONS), UNKNOWN
+            (COLLECTIONS[part] for part in clip.lower().split("/") if part in COLLECTIONS), UNKNOWN
         )
         if UNKNOWN[0] in (origin, licence):
             print(f"fastpart train: {path}: origin unknown; name it in {root / 'MANIFEST.tsv'}", file=sys.stderr)
