@@ -31,6 +31,7 @@ from fastpart import cli
 from fastpart.bitstream import bitstream_bits
 from fastpart.errors import FastpartError
 from fastpart.media import load_cuts, open_clip
+from fastpart.record import sha256_file
 from fastpart.timing.plot import pareto_front
 from fastpart.timing.sweep.analysis import analyse
 from fastpart.timing.sweep.cell import digest
@@ -185,6 +186,20 @@ def test_whatever_is_killed_the_records_are_those_of_a_quiet_run(tmp_path):
     assert len(results(out)) == 4
     assert results(out) == results(quiet)
     assert not any((out / "store" / "work").iterdir())
+
+
+def test_what_a_killed_copy_leaves_is_swept_by_the_next(tmp_path):
+    program = tmp_path / "program"
+    program.write_bytes(b"program")
+    store = Store(tmp_path / "store")
+    store.create()
+    left = store.root / "work" / sha256_file(program) / "program"
+    left.parent.mkdir()
+    left.write_bytes(b"pro")
+    kept = store.keep(program)
+    assert kept.read_bytes() == b"program" and kept.is_relative_to(store.root / "files")
+    assert not any((store.root / "work").iterdir())
+    assert store.keep(program) == kept
 
 
 def test_a_failing_cell_is_tried_again_its_log_kept_and_the_rest_done(tmp_path):

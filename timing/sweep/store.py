@@ -187,16 +187,15 @@ class Store:
         """A copy of a program or a settings file that never changes, under the same name."""
         digest = sha256_file(path)
         copy = self.root / "files" / digest / Path(path).name
-        if not copy.exists():
-            with self.writing():
-                copy.parent.mkdir(exist_ok=True)
-                temporary = Path(tempfile.mkdtemp(dir=self.root / "work")) / copy.name
-                shutil.copy2(path, temporary)
-                _to_disk(temporary).replace(copy)
-                temporary.parent.rmdir()
-            if sha256_file(copy) != digest:
-                copy.unlink()
+        if copy.exists():
+            return copy
+        # Locked as a cell is, so that what a killed copy leaves is swept by the next.
+        with self.lock(digest), self.work(digest) as folder, self.writing():
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copy2(path, folder / copy.name)
+            if sha256_file(folder / copy.name) != digest:
                 raise FastpartError(f"{path}: changed while it was copied; run it again")
+            _to_disk(folder / copy.name).replace(copy)
         return copy
 
 
