@@ -19,9 +19,12 @@ def train(recipe: Recipe, clips: Path, out: Path, home: VtmHome, model: Path, co
     """Collect the rounds that the fit wants, fit, and measure the steering; writes model and its reports.
 
     What a killed run has finished below `out` is not done again. Raises FastpartError when an encode fails and
-    for a recipe with too few steering cells.
+    for a recipe with too few steering cells, and without the packages of the extra `train`.
     """
-    from fastpart.training.steer import check_enough, steer
+    try:
+        from fastpart.training.steer import check_enough, steer
+    except ImportError as error:
+        raise _lacking(error) from error
 
     check_enough([(cell.cut["clip"], cell.qp, cell.kappa) for cell in recipe.steering_cells])
     for name in recipe.needed_rounds():
@@ -41,14 +44,12 @@ def fit_rounds(recipe: Recipe, rounds: Sequence[str], out: Path, model: Path, re
     """Fit a model to the traces of rounds that `collect` left below `out`; writes it and the report.
 
     A trace that is missing is left out, as stderr says. Raises FastpartError if all are, for fit options that the
-    recipe should not have, and without lightgbm or pyarrow.
+    recipe should not have, and without the packages of the extra `train`.
     """
     try:
         from fastpart.training import dataset, fit
     except ImportError as error:
-        raise FastpartError(
-            f"found no module {error.name}, wanted lightgbm and pyarrow; pip install 'fastpart[train]'"
-        ) from error
+        raise _lacking(error) from error
 
     known = {field.name for field in fields(fit.FitOptions)} | {"off_path_share"}
     if unknown := set(recipe.fit) - known:
@@ -81,3 +82,9 @@ def fit_rounds(recipe: Recipe, rounds: Sequence[str], out: Path, model: Path, re
     }
     clips = {cut["name"]: cut["clip"] for cut in recipe.cuts}
     fit.fit(tables, clips, model, report, fit.FitOptions(**settings), metadata)
+
+
+def _lacking(error: ImportError) -> FastpartError:
+    return FastpartError(
+        f"found no module {error.name}, wanted lightgbm, pyarrow and scipy; pip install 'fastpart[train]'"
+    )
