@@ -120,8 +120,8 @@ ROUND = '[[round]]\nname = "{}"\npolicy = {}\nseed = 1\nqps = [[32]]\nafter = {}
 
 def recipe_of(path, *rounds, fit='["c"]', more=""):
     path.write_text(
-        '[cut_defaults]\nframes = 3\nstart = 0\nfps = 30\nsize = [64, 64]\n'
-        '[[cut]]\nname = "x"\nclip = "train/x_64x64_30.yuv"\n[[cut]]\nname = "y"\nclip = "train/y_64x64_30.yuv"\n'
+        '[cut_defaults]\nframes = 3\nstart = 0\nfps = 30\nsize = [128, 128]\n'
+        '[[cut]]\nname = "x"\nclip = "train/x_128x128_30.yuv"\n[[cut]]\nname = "y"\nclip = "train/y_128x128_30.yuv"\n'
         + "".join(ROUND.format(name, str(bool(after)).lower(), json.dumps(after)) for name, after in rounds)
         + f"[fit]\nrounds = {fit}\nmin_rows_in_leaf = 5\n" + more
     )
@@ -138,7 +138,7 @@ def test_rounds_run_after_those_they_need(tmp_path):
 
 
 STEERING = "[steering.defaults]\nstart = 3\n" + "".join(
-    f'[[steering.cell]]\nname = "{clip}_s"\nclip = "train/{clip}_64x64_30.yuv"\nqp = {qp}\nkappa = {kappa}\n'
+    f'[[steering.cell]]\nname = "{clip}_s"\nclip = "train/{clip}_128x128_30.yuv"\nqp = {qp}\nkappa = {kappa}\n'
     for clip, qp, kappa in (("x", 27, 0.02), ("x", 27, 20.0), ("y", 32, 1.0), ("z", 32, 1.0))
 )
 
@@ -146,7 +146,7 @@ STEERING = "[steering.defaults]\nstart = 3\n" + "".join(
 def test_one_command_makes_a_model_of_clips(patched_vtm, tmp_path, capfd):
     (tmp_path / "train").mkdir()
     for seed, name in enumerate("xyz"):
-        make_clip(tmp_path / f"train/{name}_64x64_30.yuv", 64, 64, frames=6, seed=seed)
+        make_clip(tmp_path / f"train/{name}_128x128_30.yuv", 128, 128, frames=6, seed=seed)
     recipe = recipe_of(tmp_path / "r.toml", ("a", []), ("c", ["a"]), fit='["a", "c"]', more=STEERING)
     argv = ["train", "run", "--recipe", str(recipe), "--clips", str(tmp_path), "--out", str(tmp_path / "work"),
             "--model", str(tmp_path / "new.fpm"), "--vtm-home", str(patched_vtm.root)]

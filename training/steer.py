@@ -142,7 +142,10 @@ def _by_kind(encode: EncodeResult) -> list[float]:
     """User seconds of inter and intra pictures, shared out by the encoder's own wall times: its share of the
     core is the same all the time."""
     intra = sum(picture.seconds for picture in encode.pictures if picture.slice_type == "I")
-    share = intra / sum(picture.seconds for picture in encode.pictures)
+    total = sum(picture.seconds for picture in encode.pictures)
+    if not total:
+        raise FastpartError("steering: pictures took no time that the encoder shows; take larger cuts for the cells")
+    share = intra / total
     return [encode.usage.user_s * (1 - share), encode.usage.user_s * share]
 
 
