@@ -1,6 +1,7 @@
 """Steering: the clock's fit, and whether an encode whose clip deviates still lands at its target."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -206,3 +207,8 @@ def test_the_fit_finds_the_clock():
 def test_too_few_observations_are_refused():
     with pytest.raises(FastpartError, match="2 clips, wanted at least 3"):
         fit_steering(observations()[:4])
+
+
+def test_a_knob_that_does_the_opposite_is_refused():
+    with pytest.raises(FastpartError, match="a greater kappa skipped no more .*take kappas further apart"):
+        fit_steering([replace(one, kappa=1 / one.kappa) for one in observations()])

@@ -165,7 +165,8 @@ def check_enough(observed: Collection[tuple[str, int, float]]) -> None:
 def fit_steering(observations: Sequence[Observation]) -> dict[str, list[float]]:
     """The tables `fastpart.modelfile.STEERING` from observations of several clips, kappas and QPs.
 
-    Raises FastpartError when there are too few observations to determine the tables.
+    Raises FastpartError when there are too few observations to determine the tables, or they say that skips do not grow
+    with kappa.
     """
     check_enough([(one.clip, one.intra_qp, one.kappa) for one in observations])
     tables = _fit_clock(observations)
@@ -188,6 +189,11 @@ def fit_steering(observations: Sequence[Observation]) -> dict[str, list[float]]:
     known = np.isfinite(rose)
     x, y = np.broadcast_to(moved[:, None], rose.shape)[known], rose[known]
     slope = float(x @ y / (x @ x))
+    if not slope > 0:
+        raise FastpartError(
+            f"steering: cells at a greater kappa skipped no more (slope of the logit {slope:.3g}, wanted above 0); "
+            "take kappas further apart, or larger cuts, in the recipe"
+        )
     tables["logit_slope"] = [slope]
     for name, values in (("skip_logit", saved - slope * log_kappa[:, None]), ("log_time", log_time)):
         tables[name] = []
