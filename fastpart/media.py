@@ -232,7 +232,7 @@ def probe(path: str | os.PathLike) -> Facts:
     if counted.returncode or not (size and rate and frames):
         raise FastpartError(f"{path}: ffmpeg does not tell its size, rate and frames:\n{_tail(counted.stderr)}")
     fps = parse_fps(float(rate[1]) * 1000 if rate[2] else rate[1])
-    return Facts(int(size[1]), int(size[2]), fps, _depth_to_keep(path, _pixel_format(path)), int(frames[-1]))
+    return Facts(int(size[1]), int(size[2]), fps, _depth_to_keep(path, _format_in(video)), int(frames[-1]))
 
 
 def make_cut(cut: dict, clips_root: str | os.PathLike, out_path: str | os.PathLike) -> Clip:
@@ -248,7 +248,7 @@ def make_cut(cut: dict, clips_root: str | os.PathLike, out_path: str | os.PathLi
     _require_readable(source)
     if source.suffix.lower() == ".yuv":
         raw = _open_raw(source, None, parse_fps(cut["fps"]), None, None, 0)
-        depth, given = raw.bit_depth, _raw_input(raw)
+        depth, given = raw.bit_depth, raw_input(raw)
     else:
         depth, given = _depth_to_keep(source, _pixel_format(source)), []
     width, height = cut["size"]
@@ -442,7 +442,7 @@ def _depth_to_keep(path: Path, pixel_format: str) -> int:
     return 10 if pixel_format.endswith(("le", "be")) else 8
 
 
-def _raw_input(clip: Clip) -> list[str]:
+def raw_input(clip: Clip) -> list[str]:
     """What ffmpeg must be told of a raw file."""
     form = "yuv420p" if clip.bit_depth == 8 else "yuv420p10le"
     return ["-f", "rawvideo", "-video_size", f"{clip.width}x{clip.height}", "-pixel_format", form]
@@ -450,8 +450,13 @@ def _raw_input(clip: Clip) -> list[str]:
 
 def _pixel_format(path: Path) -> str:
     """ffmpeg's name of the pixel format of the file's first video stream."""
+    return _format_in(_video_line(path))
+
+
+def _format_in(video: str) -> str:
+    """The pixel format that such a line names."""
     # The codec's own parentheses may hold commas; the pixel format is the field after it.
-    fields = re.sub(r"\([^()]*\)", "", _video_line(path)).split(",")
+    fields = re.sub(r"\([^()]*\)", "", video).split(",")
     return fields[1].strip() if len(fields) > 1 else "unknown"
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastpart.errors import FastpartError
-from fastpart.media import Clip, ffmpeg_exe, open_clip, parse_size
+from fastpart.files import appearing
+from fastpart.media import Clip, ffmpeg_exe, open_clip, parse_size, raw_input
 from fastpart.timing import verify
 from fastpart.timing.edition import load_edition
 from fastpart.timing.report import load_verdict, write_report
@@ -147,21 +148,17 @@ def shrink(clip: Clip, size: tuple[int, int], out: Path) -> Clip:
     width, height = size
     name = f"{Path(clip.path).stem.split('_')[0]}_{width}x{height}_{float(clip.fps):.5g}"
     path = out / (f"{name}.yuv" if clip.bit_depth == 8 else f"{name}_10bit.yuv")
-    form = "yuv420p" if clip.bit_depth == 8 else "yuv420p10le"
+    small = replace(clip, path=path, width=width, height=height, start=0)
     filters = (f"scale={width}:{height}:force_original_aspect_ratio=increase:flags=lanczos,"
                f"crop={width}:{height}")
-    partial = path.with_suffix(".part")
-    done = subprocess.run(
-        [ffmpeg_exe(), "-nostdin", "-v", "error", "-y", "-f", "rawvideo",
-         "-video_size", f"{clip.width}x{clip.height}", "-pixel_format", form,
-         "-skip_initial_bytes", str(clip.start * clip.frame_bytes), "-i", str(clip.path),
-         "-frames:v", str(clip.frames), "-vf", filters, "-fps_mode", "passthrough",
-         "-pix_fmt", form, "-f", "rawvideo", str(partial)],
-        check=False, capture_output=True, text=True, errors="replace",
-    )
-    small = replace(clip, path=path, width=width, height=height, start=0)
-    if done.returncode or partial.stat().st_size != small.frame_bytes * clip.frames:
-        partial.unlink(missing_ok=True)
-        raise FastpartError(f"{clip.path}: cannot be made {width}x{height}: {done.stderr.strip()}")
-    partial.replace(path)
+    with appearing(path) as temporary:
+        done = subprocess.run(
+            [ffmpeg_exe(), "-nostdin", "-v", "error", "-y", *raw_input(clip),
+             "-skip_initial_bytes", str(clip.start * clip.frame_bytes), "-i", str(clip.path),
+             "-frames:v", str(clip.frames), "-vf", filters, "-fps_mode", "passthrough",
+             "-f", "rawvideo", str(temporary)],
+            check=False, capture_output=True, text=True, errors="replace",
+        )
+        if done.returncode or temporary.stat().st_size != small.frame_bytes * clip.frames:
+            raise FastpartError(f"{clip.path}: cannot be made {width}x{height}: {done.stderr.strip()}")
     return small

@@ -11,8 +11,12 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastpart.errors import FastpartError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Kinds of points, in the order of the legend.
 OURS, FRONT = "with the predictor", "VTM's own options"
@@ -61,20 +65,24 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def draw(points: Iterable[Point], title: str) -> bytes:
-    """The figure, as SVG; equal points give equal bytes. Measured points that no other of their kind beats in both
-    time and loss are joined. Raises FastpartError without `matplotlib`."""
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, inches. Raises FastpartError without `matplotlib`."""
     try:
-        import matplotlib
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise FastpartError(
             "matplotlib: package not found, wanted for figures; pip install 'fastpart[report]'"
         ) from error
+    return Figure(figsize=(width, height))
+
+
+def draw(points: Iterable[Point], title: str) -> bytes:
+    """The figure, as SVG; equal points give equal bytes. Measured points that no other of their kind beats in both
+    time and loss are joined. Raises FastpartError without `matplotlib`."""
+    figure = new_figure(8, 5)
     kinds: dict[str, list[Point]] = {}
     for point in sorted(points, key=lambda p: (p.kind != OURS, p.kind != FRONT, p.kind, p.t)):
         kinds.setdefault(point.kind, []).append(point)
-    figure = Figure(figsize=(8, 5))
     axes = figure.subplots()
     for marker, (kind, group) in zip("osD^vP*X", kinds.items(), strict=False):
         at = [(p.t, p.bd_rate) for p in group]
@@ -87,6 +95,8 @@ def draw(points: Iterable[Point], title: str) -> bytes:
     axes.set(xlabel="time against stock", ylabel="BD-rate of (6Y+U+V)/8 [%]", title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
+    import matplotlib
+
     out = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "fastpart"}):
         figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None})

@@ -37,24 +37,16 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     recipe.set_defaults(run=run_recipe)
 
     train_all = actions.add_parser("run", help="from clips to a model: every round, the fit and the steering")
-    train_all.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE)
-    train_all.add_argument("--clips", type=Path, required=True, help="folder that holds train/")
-    train_all.add_argument("--out", type=Path, required=True, help="folder for cuts, traces and records")
+    _add_encoding(train_all, "folder for cuts, traces and records")
     train_all.add_argument("--model", type=Path, required=True, help="model file to write")
-    train_all.add_argument("--jobs", type=int, help="encodes side by side (default: all cores)")
-    train_all.add_argument("--vtm-home", type=Path)
     train_all.set_defaults(run=run_train)
 
     collect = actions.add_parser("collect", help="encode a round of the recipe and keep its traces")
     collect.add_argument("round", help="name of a round in the recipe")
-    collect.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE)
-    collect.add_argument("--clips", type=Path, required=True, help="folder that holds train/")
-    collect.add_argument("--out", type=Path, required=True, help="folder for cuts and traces")
+    _add_encoding(collect, "folder for cuts and traces")
     collect.add_argument("--model", type=Path, help="model of a policy round (default: compiled in)")
     collect.add_argument("--kappa", type=float, default=1.0)
-    collect.add_argument("--jobs", type=int, help="encodes side by side (default: all cores)")
     collect.add_argument("--limit", type=int, help="only the first cells of the round")
-    collect.add_argument("--vtm-home", type=Path)
     collect.set_defaults(run=run_collect)
 
     fit = actions.add_parser("fit", help="fit a model to the traces of the rounds")
@@ -66,13 +58,9 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     fit.set_defaults(run=run_fit)
 
     steer = actions.add_parser("steer", help="measure what FastPartTargetRatio needs and add it to a model")
-    steer.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE)
-    steer.add_argument("--clips", type=Path, required=True, help="folder that holds train/")
-    steer.add_argument("--out", type=Path, required=True, help="folder for cuts and records")
+    _add_encoding(steer, "folder for cuts and records")
     steer.add_argument("--model", type=Path, required=True, help="model file to start from")
     steer.add_argument("--new-model", type=Path, required=True, help="model file to write")
-    steer.add_argument("--jobs", type=int, help="encodes side by side (default: all cores)")
-    steer.add_argument("--vtm-home", type=Path)
     steer.set_defaults(run=run_steer)
 
     vvenc = actions.add_parser(
@@ -80,9 +68,7 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
         description="Encode what the recipe of the libvvenc demo wants and has no record yet, fit "
         "the model, and with --test measure it on clips that took no part in the fit.",
     )
-    vvenc.add_argument("--recipe", type=Path, default=VVENC_RECIPE)
-    vvenc.add_argument("--clips", type=Path, required=True, help="folder that holds train/")
-    vvenc.add_argument("--out", type=Path, required=True, help="folder for cuts and records")
+    _add_folders(vvenc, VVENC_RECIPE, "folder for cuts and records")
     vvenc.add_argument("--model", type=Path, required=True, help="model file to write")
     vvenc.add_argument("--core", type=int, help="pin the encoders to this CPU")
     vvenc.add_argument("--limit", type=int, help="make at most so many records, then stop")
@@ -91,13 +77,30 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     vvenc.set_defaults(run=run_vvenc)
 
 
+def _add_folders(parser: argparse.ArgumentParser, recipe, out: str) -> None:
+    """What an action needs that works on clips; out: what is kept there."""
+    parser.add_argument("--recipe", type=Path, default=recipe)
+    parser.add_argument("--clips", type=Path, required=True, help="folder that holds train/")
+    parser.add_argument("--out", type=Path, required=True, help=out)
+
+
+def _add_encoding(parser: argparse.ArgumentParser, out: str) -> None:
+    """What an action needs that runs the patched encoder."""
+    _add_folders(parser, DEFAULT_RECIPE, out)
+    parser.add_argument("--jobs", type=int, help="encodes side by side (default: all cores)")
+    parser.add_argument("--vtm-home", type=Path)
+
+
+def _cores(args: argparse.Namespace) -> list[int]:
+    return sorted(os.sched_getaffinity(0))[: args.jobs]
+
+
 def run_steer(args: argparse.Namespace) -> int:
     from fastpart.training.steer import steer
 
-    cores = sorted(os.sched_getaffinity(0))[: args.jobs]
     report = steer(
         load_recipe(args.recipe), args.clips, args.out, VtmHome.find(args.vtm_home), args.model,
-        args.new_model, cores,
+        args.new_model, _cores(args),
     )
     print(f"{args.new_model}: error of the estimated ratio on clips left out, rms "
           f"{report['left_out_error_rms']:.3f}")
@@ -108,10 +111,9 @@ def run_collect(args: argparse.Namespace) -> int:
     from fastpart.training.collect import collect
 
     recipe = load_recipe(args.recipe)
-    cores = sorted(os.sched_getaffinity(0))[: args.jobs]
     paths = collect(
         recipe.round(args.round), args.clips, args.out, VtmHome.find(args.vtm_home),
-        model=args.model, kappa=args.kappa, cores=cores, limit=args.limit,
+        model=args.model, kappa=args.kappa, cores=_cores(args), limit=args.limit,
     )
     print(f"{len(paths)} traces in {args.out / args.round}")
     return 0
@@ -143,8 +145,7 @@ def run_recipe(args: argparse.Namespace) -> int:
 def run_train(args: argparse.Namespace) -> int:
     from fastpart.training.rounds import train
 
-    cores = sorted(os.sched_getaffinity(0))[: args.jobs]
-    train(load_recipe(args.recipe), args.clips, args.out, VtmHome.find(args.vtm_home), args.model, cores)
+    train(load_recipe(args.recipe), args.clips, args.out, VtmHome.find(args.vtm_home), args.model, _cores(args))
     print(f"{args.model}, {args.model.with_suffix('.json')}; next: fastpart encode --model {args.model}")
     return 0
 

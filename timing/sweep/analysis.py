@@ -13,12 +13,15 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastpart.errors import FastpartError
 from fastpart.files import write_bytes_atomic
 from fastpart.quality import bd_rate
-from fastpart.timing.plot import pareto_front
+from fastpart.timing.plot import new_figure, pareto_front
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PLANES = ("y", "u", "v", "weighted")
 
@@ -152,12 +155,6 @@ def _xlsx(found: list[dict[str, Any]], rows: Sequence[Mapping[str, Any]]) -> byt
 
 
 def _figures(found, rows, anchor: str) -> dict[str, bytes]:
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise FastpartError(
-            "matplotlib: package not found, wanted for figures; pip install 'fastpart[report]'"
-        ) from error
     files = {}
 
     def save(figure: Figure, name: str) -> None:
@@ -170,7 +167,7 @@ def _figures(found, rows, anchor: str) -> dict[str, bytes]:
         (row["time_ratio"], row["bd_rate_weighted"], row["encoder"]) for row in found
         if row["scope"] == "overall" and None not in (row["time_ratio"], row["bd_rate_weighted"])
     ] + [(1.0, 0.0, anchor)]
-    figure = Figure(figsize=(6, 4))
+    figure = new_figure(6, 4)
     axes = figure.subplots()
     axes.scatter([p[0] for p in points], [p[1] for p in points])
     for time, loss, name in points:
@@ -181,7 +178,7 @@ def _figures(found, rows, anchor: str) -> dict[str, bytes]:
     axes.grid(alpha=0.3)
     save(figure, "pareto")
     for sequence in dict.fromkeys(row["sequence"] for row in rows):
-        figure = Figure(figsize=(6, 4))
+        figure = new_figure(6, 4)
         axes = figure.subplots()
         for name in dict.fromkeys(row["encoder"] for row in rows):
             curve = sorted(
