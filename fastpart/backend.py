@@ -105,10 +105,11 @@ class Vtm:
         intra_period: int,
         picture_hash: bool = True,
         recon: Path | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """As `Backend.command`, between whole QPs as `fastpart.ratematch` has it; recon: file for the
-        reconstruction, 10 bits a sample."""
-        options = {"SEIDecodedPictureHash": int(picture_hash), **self.options}
+        reconstruction, 10 bits a sample; options: over the back end's own."""
+        options = {"SEIDecodedPictureHash": int(picture_hash), **self.options, **(options or {})}
         if self.model:
             options["FastPartModel"] = self.model
         whole, factor = settings(qp)

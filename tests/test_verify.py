@@ -368,11 +368,11 @@ def test_rates_are_matched_point_by_point(bench, capfd):
     assert main(arguments) == 0
     verdict = json.loads((bench.out / "verdict.json").read_text())
     for point in verdict["points"]:
-        matched = point["rate_match"]
+        matched = point["matching"]
         assert point["rate"]["percent"] == pytest.approx(100) and point["entry"]["runs"] == 1
         assert matched["qp"] > point["qp"] and matched["qp"] == int(matched["qp"])
         assert matched["trials"][0]["qp"] == point["qp"] and matched["trials"][0]["percent"] > 108
-        assert all(trial["user_s"] > 0 for trial in matched["trials"])
+        assert all(trial["t"] > 0 for trial in matched["trials"])
         assert any(f"QP {point['qp']}: encoded at QP {matched['qp']:.2f}" in reason
                    for reason in verdict["overall"]["reasons"])
     calls = bench.calls_file.read_text()
@@ -380,6 +380,42 @@ def test_rates_are_matched_point_by_point(bench, capfd):
     assert bench.calls_file.read_text() == calls
     assert main([*arguments, "--submission", str(bench.streams)]) == 1
     assert "no --submission" in capfd.readouterr().err
+
+
+# Takes 0.8 times its target of a second, with the target for its clock, then gives a prepared stream.
+_STEERED = r'''
+import shutil
+target = next((float(word.partition("=")[2]) for word in sys.argv if "TargetRatio" in word), 0.5)
+while time.process_time() < 0.8 * target: pass
+if "--FastPart=1" in sys.argv: print("fastpart: estimated_ratio", target, sep="=")
+shutil.copyfile(os.path.join({streams!r}, value["-q"] + ".266"), value["-b"])
+'''
+
+
+def test_times_are_matched_point_by_point(bench, stub_home, capfd):
+    encoder = stub_home / VERSION / "patched/EncoderApp"
+    encoder.write_text(encoder.read_text() + _STEERED.format(streams=str(bench.streams)))
+    arguments = bench.arguments("--match-time", 0.6, "--vtm-home", stub_home, anchor_s=1)
+    assert main(arguments) == 0, capfd.readouterr().err
+    verdict = json.loads((bench.out / "verdict.json").read_text())
+    (point,) = verdict["points"]
+    matched = point["matching"]
+    first, *_, last = [*matched["trials"], {**matched, "t": point["time"]["ratio"]}]
+    assert first["target_ratio"] is None and first["t"] < 0.55 and first["estimated_ratio"] == 0.5
+    assert last["target_ratio"] > 0.6 and 0.57 <= last["t"] <= 0.6 and last["qp"] == 37
+    assert point["entry"]["runs"] == 1
+    assert any(f"steered for {last['target_ratio']:g} of" in reason for reason in verdict["overall"]["reasons"])
+    created = {path: path.stat().st_mtime_ns for path in bench.out.glob("*.266")}
+    assert main(arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in bench.out.glob("*.266")} == created   # nothing was encoded again
+
+    encoder.write_text(encoder.read_text().replace("estimated_ratio", "other"))
+    assert main(arguments) == 1
+    assert "no estimated_ratio, wanted one with FastPart=1" in capfd.readouterr().err
+    assert main([*arguments, "--entry", bench.encoder(0.1)]) == 1
+    assert "wanted the patched encoder" in capfd.readouterr().err
+    assert main([*arguments, "--kappa", "1"]) == 1
+    assert "no --kappa" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("cheat", ["truncated", "flipped"])

@@ -202,6 +202,14 @@ def clip_points(
 
 
 @dataclass(frozen=True)
+class Change:
+    """What a variant is encoded with at a point instead of its own. qp: need not be whole; options: of VTM."""
+
+    qp: float
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Runner:
     """Everything that the encodes of one run share.
 
@@ -211,8 +219,8 @@ class Runner:
     intra random access pictures may not be larger than the point's. bit_depth: of the coded
     pictures. done: called with each record. examine: measures a decoded file
     besides PSNR, from (point, decoded clip) to further keys of the record. side_by_side: the
-    encodes of a pairing share their core instead of taking turns, see `SIDE_BY_SIDE`. entry_qps:
-    QPs that variants have instead of their point's, by (cut, QP, variant).
+    encodes of a pairing share their core instead of taking turns, see `SIDE_BY_SIDE`. changes:
+    by (cut, QP, variant).
     """
 
     encoders: dict[str, Encoder]
@@ -228,7 +236,7 @@ class Runner:
     examine: Callable[[Point, Clip], dict[str, Any]] | None = None
     done: Callable[[dict[str, Any]], None] | None = None
     failures: dict[tuple[str, int, str], str] = field(default_factory=dict)
-    entry_qps: dict[tuple[str, int, str], float] = field(default_factory=dict)
+    changes: dict[tuple[str, int, str], Change] = field(default_factory=dict)
 
     def run(self, points: list[Point], cores: Sequence[int], repetitions: int) -> None:
         records = load_records(self.out)
@@ -277,12 +285,14 @@ class Runner:
             "clip": point.clip_sha256,
             "intra_period": point.intra_period,
         }
-        qp = self.qp(point, name)
-        return identity if qp == point.qp else {**identity, "qp": qp}
+        change = self.change(point, name)
+        if change.options:
+            identity["options"] = {**identity["options"], **change.options}
+        return identity if change.qp == point.qp else {**identity, "qp": change.qp}
 
-    def qp(self, point: Point, name: str) -> float:
-        """At which a variant encodes the point."""
-        return self.entry_qps.get((point.cut["name"], point.qp, name), point.qp)
+    def change(self, point: Point, name: str) -> Change:
+        """What a variant encodes the point with instead of its own; the point's QP if nothing."""
+        return self.changes.get((point.cut["name"], point.qp, name)) or Change(point.qp)
 
     def _series(self, point: Point, rep: int, records: dict[Path, dict]) -> _Series:
         """What is missing of a repetition of a point, with the anchor to compare it with."""
@@ -364,11 +374,12 @@ class Runner:
         """One encode; its record."""
         encoder = self.encoders[name]
         bitstream, log = self._file(file_stem, ".266"), self._file(file_stem, ".log")
-        arguments = {}
+        change = self.change(point, name)
+        arguments: dict[str, Any] = {"options": change.options} if change.options else {}
         if self._has_reconstruction(name):
             arguments["recon"] = self._file(file_stem, ".recon.yuv")
         command = encoder.backend.command(
-            point.clip, self.qp(point, name), bitstream, intra_period=point.intra_period, **arguments
+            point.clip, change.qp, bitstream, intra_period=point.intra_period, **arguments
         )
         started = datetime.now(UTC)
         try:
@@ -378,7 +389,7 @@ class Runner:
             result = self._run(encoder, command, log, core, self._limits(point, name), share_nice)
             record = encode_record(
                 result, variant=encoder.kind, clip=point.clip, source=point.source,
-                cfg_files=getattr(encoder.backend, "cfg_files", []), qp=settings(self.qp(point, name))[0],
+                cfg_files=getattr(encoder.backend, "cfg_files", []), qp=settings(change.qp)[0],
                 intra_period=point.intra_period, bitstream=bitstream,
                 bitstream_name=self.out / bitstream.name, started=started,
                 model=getattr(encoder.backend, "model", None),

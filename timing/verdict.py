@@ -18,8 +18,8 @@ points          list: sequence, class, qp, frames, width, height, bit_depth, fps
                 or "wall" where the entry's CPU time is not believable), status, reason
                 rate: percent of the anchor's at this QP, low, high (allowed), status, reason
                 conformance: status, reason, problems
-                rate_match: qp at which the entry was encoded to have the anchor's rate, trials before
-                (qp, kbps, percent of the anchor's, user_s); null where that was not asked for
+                matching: qp and target_ratio (null: its own) that the entry was encoded with to have a wanted
+                rate and time, trials before, as in fastpart.timing.matching; null where that was not asked for
                 status, reasons
 sequences       list: sequence, class, bd_rate and bd_rate_akima (y, u, v, weighted; percent),
                 time_ratio (geometric mean), delta_time_percent (100 (T - 1)), notes
@@ -88,12 +88,12 @@ class Test:
 class Results:
     """What was found at a point. anchor, entry: timing records (`fastpart.timing.record`), or, of
     ready bitstreams, records with the keys bits, psnr, conformance, vmaf and time null.
-    failure: why there is no entry. rate_match: as in the verdict."""
+    failure: why there is no entry. matching: as in the verdict."""
 
     anchor: Sequence[dict[str, Any]]
     entry: Sequence[dict[str, Any]]
     failure: str | None = None
-    rate_match: Mapping[str, Any] | None = None
+    matching: Mapping[str, Any] | None = None
 
 
 def build_verdict(
@@ -340,7 +340,7 @@ def _point(test, results, anchor, entry, window, edition) -> dict[str, Any]:
     described["class"] = described.pop("class_name")
     return {
         **described, "anchor": anchor, "entry": entry, "time": time, "rate": rate,
-        "conformance": conformance, "rate_match": results.rate_match, "status": status, "reasons": reasons,
+        "conformance": conformance, "matching": results.matching, "status": status, "reasons": reasons,
     }
 
 
@@ -438,6 +438,15 @@ def _curves(points: list[dict[str, Any]]):
     }, []
 
 
+def _chosen(matching: Mapping[str, Any]) -> str:
+    target = matching["target_ratio"]
+    steered = "" if target is None else f", steered for {target:g} of the time without skips,"
+    return (
+        f"encoded at QP {matching['qp']:.2f}{steered} to have the rate or time asked for; "
+        f"{len(matching['trials'])} earlier encodes, which do not count, had another"
+    )
+
+
 def _overall(points, sequences, edition, notes) -> dict[str, Any]:
     statuses = [point["status"] for point in points]
     status = next((s for s in (FAIL, INCONCLUSIVE, PASS) if s in statuses), NOT_MEASURED)
@@ -446,9 +455,8 @@ def _overall(points, sequences, edition, notes) -> dict[str, Any]:
         for point in points for reason in point["reasons"]
     ]
     reasons += [
-        f"{point['sequence']} QP {point['qp']}: encoded at QP {point['rate_match']['qp']:.2f} to have the anchor's "
-        f"rate; {len(point['rate_match']['trials'])} earlier encodes, which do not count, had another"
-        for point in points if (point["rate_match"] or {}).get("trials")
+        f"{point['sequence']} QP {point['qp']}: {_chosen(point['matching'])}"
+        for point in points if (point["matching"] or {}).get("trials")
     ]
     measured = {point["qp"] for point in points}
     if missing := [qp for qp in edition.qps if qp not in measured]:

@@ -27,7 +27,7 @@ from fastpart.record import compiler_of, describe_machine, sha256_file
 from fastpart.timing.conformance import Decoders, check, compare
 from fastpart.timing.container import DEFAULT_ARGUMENTS, Image
 from fastpart.timing.edition import DEFAULT_EDITION, Edition, edition_names, load_edition
-from fastpart.timing.matching import MOST_ENCODES, RateMatch
+from fastpart.timing.matching import MOST_ENCODES, TIME_BAND, Matching, Wanted
 from fastpart.timing.paired import (
     SIDE_BY_SIDE,
     Point,
@@ -133,6 +133,9 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     entry.add_argument("--match-rate", type=float, metavar="PERCENT",
                        help="encode a point whose rate misses the anchor's by more than this again, at another QP "
                        f"or with lambdas between two, {MOST_ENCODES} times at most; only the encode that stays counts")
+    entry.add_argument("--match-time", type=float, metavar="T",
+                       help=f"encode a point that takes another share of the anchor's time than T - {TIME_BAND:g} to T "
+                       "again, steered for another share of the time without skips, likewise; of the patched encoder")
     entry.add_argument("--vtm-home", metavar="DIR", help="as for fastpart encode")
     measuring = parser.add_argument_group("measurement")
     measuring.add_argument("--edition", default=DEFAULT_EDITION, metavar="NAME|FILE",
@@ -164,6 +167,12 @@ def run(args: argparse.Namespace) -> int:
         raise FastpartError(f"--repetitions {args.repetitions}: wanted 1 or more")
     if args.match_rate is not None and (args.submission or not 0 < args.match_rate < 100):
         raise FastpartError("--match-rate: wanted a percentage above 0 and below 100, and no --submission")
+    if args.match_time is not None and (
+        args.submission or args.kappa is not None or not TIME_BAND < args.match_time <= 1
+    ):
+        raise FastpartError(
+            f"--match-time: wanted a ratio above {TIME_BAND:g} and up to 1, no --kappa and no --submission"
+        )
     if args.submission and (args.entry or args.image):
         raise FastpartError("--submission: ready bitstreams need no --entry or --image")
     qps = args.qps or list(edition.qps)
@@ -183,6 +192,8 @@ def run(args: argparse.Namespace) -> int:
     decoders = Decoders.find(home if edition.codec != "vvc" or "vtm" in edition.decoders else None)
     anchor = _anchor(args, edition, home)
     entry = None if args.submission else _entry(args, edition)
+    if args.match_time is not None and not isinstance(entry, PatchedVtm):
+        raise FastpartError(f"--match-time: the entry is {entry.label}, wanted the patched encoder")
     if isinstance(anchor, Path) and entry:
         raise FastpartError(
             f"--anchor {anchor}: ready bitstreams have no time to compare with; "
@@ -202,9 +213,10 @@ def run(args: argparse.Namespace) -> int:
             bit_depth=edition.bit_depth, side_by_side=args.side_by_side,
         )
         matching = None
-        if args.match_rate is not None:
+        if args.match_rate is not None or args.match_time is not None:
+            tolerance = None if args.match_rate is None else args.match_rate / 100
             rate = "kbps" if edition.rate.count_sei else "kbps_without_sei"
-            matching = RateMatch(runner, ENTRY, args.match_rate / 100, rate)
+            matching = Matching(runner, ENTRY, Wanted(tolerance, rate, args.match_time))
             matching.run(points, cores)
         if encoders:
             runner.run(points, cores, args.repetitions if timed else 1)
@@ -329,7 +341,7 @@ def _test(point: Point) -> Test:
 
 def _results(
     points: Sequence[Point], runner: Runner, sources: Mapping[str, _Ready], repetitions: int,
-    matching: RateMatch | None,
+    matching: Matching | None,
 ) -> dict[Test, Results]:
     """The records of this run's points, those of other builds or settings left out."""
     records = load_records(runner.out)
