@@ -4,8 +4,9 @@
     python docker/build.py --out scheme.tar
 
 Staged into a root file system, file by file, and nothing else:
-  /vtm        patched EncoderApp and random-access configuration of the VTM folder, and the model file
-              if one is named (else the one compiled in)
+  /vtm        patched EncoderApp and random-access configuration of the VTM folder, the model file
+              if one is named (else the one compiled in), and scheme.json: the preset, and with what
+              the points of a verdict were encoded (entry.py describes it)
   /usr        entry.py; the modules of fastpart, psutil and the standard library that `fastpart
               encode` imports, of the Python that runs this program, and its interpreter
   /lib, ...   the shared libraries that those name (ldd)
@@ -45,6 +46,9 @@ def main() -> int:
                         help="OCI image archive to write")
     parser.add_argument("--vtm-home", metavar="DIR", help="as for fastpart encode")
     parser.add_argument("--model", type=Path, metavar="FILE", help="model file (default: compiled in)")
+    parser.add_argument("--preset", metavar="NAME", help="encode with it (default: the predictor alone)")
+    parser.add_argument("--verdict", type=Path, metavar="DIR", help="of fastpart verify with --match-rate or "
+                        "--match-time: encode its sequences with the QPs and targets that it found")
     parser.add_argument("--list", action="store_true", help="print the files of the image with their sizes")
     args = parser.parse_args()
     from fastpart.errors import FastpartError
@@ -52,7 +56,7 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "root"
-            stage(root, args.vtm_home, args.model)
+            stage(root, args.vtm_home, args.model, args.preset, args.verdict)
             if args.list:
                 for path in sorted(path for path in root.rglob("*") if path.is_file()):
                     print(f"{path.stat().st_size:10} /{path.relative_to(root)}")
@@ -64,11 +68,14 @@ def main() -> int:
     return 0
 
 
-def stage(root: Path, vtm_home: str | None, model: Path | None) -> None:
+def stage(
+    root: Path, vtm_home: str | None, model: Path | None, preset: str | None = None, verdict: Path | None = None
+) -> None:
     """Put everything of the image into the folder root. Raises FastpartError for what is missing."""
     import fastpart
-    from fastpart.encode import DEFAULT_CFG
+    from fastpart.encode import DEFAULT_CFG, configuration
     from fastpart.errors import FastpartError
+    from fastpart.presets import preset_file
     from fastpart.vtm import VERSION, VtmHome, binary_info
 
     home = VtmHome.find(vtm_home)
@@ -80,9 +87,14 @@ def stage(root: Path, vtm_home: str | None, model: Path | None) -> None:
     _put(cfg, root / "vtm" / VERSION / "cfg" / DEFAULT_CFG)
     if model:
         _put(model, root / "vtm" / "model.fpm")
+    site = root / "usr" / "lib" / "fastpart"
+    if preset:
+        _put(preset_file(preset), site / "fastpart" / "presets" / f"{preset}.cfg")
+    points = matched_points(verdict, configuration(home, None, preset)) if verdict else {}
+    scheme = json.dumps({"preset": preset, "points": points}, indent=1, sort_keys=True)
+    (root / "vtm" / "scheme.json").write_text(scheme + "\n")
 
     python = root / "usr" / "lib" / f"python{sysconfig.get_python_version()}"
-    site = root / "usr" / "lib" / "fastpart"
     binaries.append(_put(Path(sys.executable).resolve(), root / "usr" / "bin" / "python"))
     _put(HERE / "entry.py", site / "entry.py")
     library = Path(sysconfig.get_path("stdlib"))
@@ -107,6 +119,34 @@ def stage(root: Path, vtm_home: str | None, model: Path | None) -> None:
         program = path.is_dir() or os.access(path, os.X_OK)
         path.chmod(0o755 if program else 0o644)
     (root / "tmp").chmod(0o1777)
+
+
+def matched_points(verdict: Path, cfg_files: list[Path]) -> dict[str, dict[str, dict]]:
+    """With what a verdict's entry was encoded, by sequence and QP; cfg_files: its configuration.
+
+    Raises FastpartError for another file and for a verdict on another entry or without matching.
+    """
+    from fastpart.errors import FastpartError
+    from fastpart.presets import configured
+    from fastpart.ratematch import lambda_options, settings
+    from fastpart.timing.report import VERDICT_NAME, load_verdict
+
+    path = verdict / VERDICT_NAME
+    found = load_verdict(path)
+    if found["entry"]["name"] != "vtm-patched" or not all(point.get("matching") for point in found["points"]):
+        raise FastpartError(
+            f"{path}: the entry is {found['entry']['label']}, wanted the patched encoder with --match-rate or "
+            "--match-time"
+        )
+    points: dict[str, dict[str, dict]] = {}
+    for point in found["points"]:
+        qp, target = point["matching"]["qp"], point["matching"]["target_ratio"]
+        whole, factor = settings(qp)
+        options = lambda_options(factor, configured(cfg_files, {}))
+        if target is not None:
+            options["FastPartTargetRatio"] = target
+        points.setdefault(point["sequence"], {})[str(point["qp"])] = {"qp": whole, "options": options}
+    return points
 
 
 def modules() -> list[Path]:

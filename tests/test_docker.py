@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -35,7 +36,7 @@ def image(tmp_path_factory):
     said = []
     for name in ("first.tar", "second.tar"):
         built = subprocess.run(
-            [sys.executable, "-P", DOCKER / "build.py", "--out", folder / name, "--list"],
+            [sys.executable, "-P", DOCKER / "build.py", "--out", folder / name, "--preset", "win", "--list"],
             check=False, capture_output=True, text=True, cwd=folder,
         )
         assert built.returncode == 0, built.stderr
@@ -53,7 +54,8 @@ def test_the_image_holds_the_scheme_and_nothing_else(image):
     folder, (listed, _) = image
     files = {line.split(None, 1)[1] for line in listed[:-1]}
     assert {"/vtm/23.2/patched/EncoderApp", "/vtm/23.2/cfg/encoder_randomaccess_vtm.cfg",
-            "/usr/bin/python", "/usr/lib/fastpart/entry.py"} <= files
+            "/usr/bin/python", "/usr/lib/fastpart/entry.py", "/usr/lib/fastpart/fastpart/presets/win.cfg",
+            "/vtm/scheme.json"} <= files
     for word in ("site-packages", "numpy", "ffmpeg", "DecoderApp", "/stock/", "/bin/sh", "unittest", "/pip"):
         assert not [name for name in files if word in name], word
     with tarfile.open(folder / "first.tar") as tar:
@@ -71,6 +73,62 @@ def test_the_image_holds_the_scheme_and_nothing_else(image):
     assert {f"/{member.name}" for member in found if member.isfile()} == files
     assert all((member.uid, member.gid, member.mtime) == (0, 0, 0) for member in found)
     assert not [member.name for member in found if member.mode & 0o022 and member.name != "tmp"]
+
+
+def module(name):
+    """A program of the folder, as a module."""
+    spec = importlib.util.spec_from_file_location(f"docker_{name}", DOCKER / f"{name}.py")
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def test_the_image_encodes_as_the_verdict_was_reached(patched_vtm, tmp_path, monkeypatch):
+    from fastpart.cli import main
+    from fastpart.encode import configuration
+    from fastpart.errors import FastpartError
+    from fastpart.presets import FOLDER
+    from fastpart.timing.synthetic import make_clip
+
+    pytest.importorskip("bjontegaard")
+    build, entry = module("build"), module("entry")
+    clip = make_clip(tmp_path / "Noise_128x128_30.yuv", 128, 128, frames=3)
+    verify = ["verify", str(clip.path), "--preset", "win", "--qps", "37,32", "--vtm-home", str(patched_vtm.root),
+              "--side-by-side", "--out"]
+    cfg_files = configuration(patched_vtm, None, "win")
+    assert main([*verify, str(tmp_path / "plain")]) in (0, 2, 3)
+    with pytest.raises(FastpartError, match="wanted the patched encoder with --match-rate or"):
+        build.matched_points(tmp_path / "plain", cfg_files)
+    assert main([*verify, str(tmp_path / "out"), "--match-rate", "0.5", "--match-time", "0.5"]) in (0, 2, 3)
+    points = build.matched_points(tmp_path / "out", cfg_files)
+    verdict = json.loads((tmp_path / "out/verdict.json").read_text())
+    assert any(point["matching"]["trials"] for point in verdict["points"]), "nothing to match: the test shows nothing"
+
+    scheme = {"preset": "win", "points": points}
+    (tmp_path / "scheme.json").write_text(json.dumps(scheme))
+    for name, value in {
+        "ENCODER": str(patched_vtm.encoder("patched")), "CFG": str(cfg_files[0]), "PRESETS": str(FOLDER),
+        "SCHEME": tmp_path / "scheme.json", "MODEL": tmp_path / "none.fpm",
+    }.items():
+        monkeypatch.setattr(entry, name, value)
+    monkeypatch.setenv("FASTPART_VTM_HOME", str(patched_vtm.root))
+    for point in verdict["points"]:
+        qp, period = str(point["qp"]), str(point["intra_period"])
+        measured = (tmp_path / f"out/Noise_128x128_30_qp{qp}_entry_r0.266").read_bytes()
+        # As `fastpart verify --image` calls it, and `fastpart encode` in it.
+        subprocess.run(
+            entry.vtm_command(scheme, [
+                "-i", str(clip.path), "-wdt", "128", "-hgt", "128", "-fr", "30", "-f", "3", "-q", qp,
+                "-b", str(tmp_path / "vtm.266"), "--InputBitDepth=8", f"--IntraPeriod={period}",
+                "--SEIDecodedPictureHash=1",
+            ]), check=True, capture_output=True,
+        )
+        assert (tmp_path / "vtm.266").read_bytes() == measured
+        assert entry.encode([str(clip.path), "-o", str(tmp_path / "encode.266"), "--qp", qp, "--intra-period", period,
+                             "--hash", "--force"]) == 0
+        assert (tmp_path / "encode.266").read_bytes() == measured
+    assert entry.vtm_command(scheme, ["-i", "/clip/Other_128x128_30.yuv", "-q", "37"])[-4:] == [
+        "-i", "/clip/Other_128x128_30.yuv", "-q", "37"]
 
 
 def test_no_file_here_obtains_a_program():
@@ -105,7 +163,7 @@ def test_the_container_encodes_what_the_encoder_does(image, tmp_path):
     record = json.loads((out / "Ramp_64x64_30_qp37.266.json").read_text())
     from fastpart.vtm import VtmHome, run_encoder
 
-    backend = PatchedVtm(VtmHome.find())
+    backend = PatchedVtm(VtmHome.find(), preset="win")
     command = backend.command(clip, 37, tmp_path / "direct.266", intra_period=record["intra_period"],
                               picture_hash=False)
     run_encoder(command, tmp_path / "direct.log", core=CORE)

@@ -78,7 +78,7 @@ def test_a_packed_submission_is_valid_and_complete(packed, verified, capsys):
     assert all(sha256_file(packed / name) == digest for name, digest in sums.items())
     sheet = (packed / "factsheet.md").read_text()
     for point in verdict["points"]:
-        assert f"| {point['qp']} | {point['entry']['kbps']:.2f} |" in sheet
+        assert f"| {point['qp']} | {point['qp']}.00 | - | {point['entry']['kbps']:.2f} |" in sheet
         assert f"{point['entry']['psnr']['weighted']:.3f}" in sheet
     assert verdict["machine"]["cpu"] in sheet
     assert (packed / "factsheet.pdf").read_bytes().startswith(b"%PDF")
@@ -93,7 +93,10 @@ def test_the_share_of_the_model_is_of_the_time_it_ran_in(verified):
         record["encode"]["counters"] = {
             "decisions": 100, "seconds": 0.3, "share": 0.006, "cycles_per_decision": 3000,
         }
+    first = verdict["points"][0]
+    first["matching"] = {"qp": 22.4, "target_ratio": 0.71, "trials": []}
     sheet = factsheet(verdict, records, None)
+    assert f"| {first['qp']} | 22.40 | 0.710 | {first['entry']['kbps']:.2f} |" in sheet
     assert "| Share of the model in the entry's time T1 | 0.60 % |" in sheet
     assert "| Cycles of the model for each luma sample |" in sheet
 

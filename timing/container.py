@@ -29,8 +29,8 @@ DEFAULT_ARGUMENTS = (
     "--InputBitDepth={bit_depth} --IntraPeriod={intra_period}"
 )
 
-#: Where the container finds the clip, and writes the bitstream.
-INSIDE_INPUT, INSIDE_BITSTREAM = "/clip/input.yuv", "/out/bitstream.266"
+#: Where the container finds the clip, under its own name, and writes the bitstream.
+INSIDE_CLIPS, INSIDE_BITSTREAM = "/clip", "/out/bitstream.266"
 
 _LIMITS = (
     "--network=none", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges",
@@ -79,7 +79,8 @@ class Image:
         picture_hash: bool = True,
     ) -> list[str]:
         """As `Backend.command`; makes an empty bitstream, the one file the container may write."""
-        inside = Clip(Path(INSIDE_INPUT), clip.width, clip.height, clip.fps, clip.bit_depth,
+        place = f"{INSIDE_CLIPS}/{clip.path.name}"
+        inside = Clip(Path(place), clip.width, clip.height, clip.fps, clip.bit_depth,
                       clip.frames, clip.start)
         arguments = self._template.command(
             inside, qp, Path(INSIDE_BITSTREAM), intra_period=intra_period
@@ -88,7 +89,7 @@ class Image:
         bitstream.chmod(0o666)
         return [
             self.engine, "run", "--rm", *_LIMITS, *_ulimits(),
-            "-v", f"{clip.path.resolve()}:{INSIDE_INPUT}:ro",
+            "-v", f"{clip.path.resolve()}:{place}:ro",
             "-v", f"{bitstream.resolve()}:{INSIDE_BITSTREAM}",
             self._image, *arguments,
         ]

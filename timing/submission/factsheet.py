@@ -31,9 +31,9 @@ def factsheet(
         f"- Verdict of fastpart {verdict['fastpart']}, {verdict['created']}: {overall['status']}", "",
         "## RD data", "",
         *_table(
-            ("Sequence", "QP", "kbps", "Rate %", "Y dB", "U dB", "V dB", "6:1:1 dB", "T"),
+            ("Sequence", "QP", "Base QP", "Target", "kbps", "Rate %", "Y dB", "U dB", "V dB", "6:1:1 dB", "T"),
             [
-                (point["sequence"], point["qp"], _number(entry["kbps"], 2),
+                (point["sequence"], point["qp"], *_base(point), _number(entry["kbps"], 2),
                  _number(point["rate"]["percent"], 2),
                  *(_number((entry["psnr"] or {}).get(plane), 3)
                    for plane in ("y", "u", "v", "weighted")),
@@ -41,6 +41,8 @@ def factsheet(
                 for point in verdict["points"] if (entry := point["entry"])
             ],
         ), "",
+        "Base QP and target are what the entry was encoded with: QP, between two by its lambdas, and share of the time "
+        "without skips, its own where there is none. "
         f"Rates are those of the whole bitstream; T is CPU time of entry to anchor ({verdict['anchor']['label']}), "
         "single thread. BD-rate of 6:1:1 PSNR, pchip: "
         + "; ".join(f"{row['sequence']} {_number(row['bd_rate']['weighted'], 2)} %"
@@ -57,6 +59,11 @@ def factsheet(
              for side, compiler in (machine.get("compilers") or {}).items()]), "",
     ]
     return "\n".join(lines)
+
+
+def _base(point: Mapping[str, Any]) -> tuple[str, str]:
+    matching = point.get("matching") or {"qp": point["qp"], "target_ratio": None}
+    return _number(matching["qp"], 2), _number(matching["target_ratio"], 3)
 
 
 def methodology(
