@@ -130,6 +130,7 @@ def matched_points(verdict: Path, cfg_files: list[Path]) -> dict[str, dict[str, 
     from fastpart.presets import configured
     from fastpart.ratematch import lambda_options, settings
     from fastpart.timing.report import VERDICT_NAME, load_verdict
+    from fastpart.vtm import ALL_SIZES
 
     path = verdict / VERDICT_NAME
     found = load_verdict(path)
@@ -144,7 +145,7 @@ def matched_points(verdict: Path, cfg_files: list[Path]) -> dict[str, dict[str, 
         whole, factor = settings(qp)
         options = lambda_options(factor, configured(cfg_files, {}))
         if target is not None:
-            options["FastPartTargetRatio"] = target
+            options |= {"FastPartTargetRatio": target, **ALL_SIZES}
         points.setdefault(point["sequence"], {})[str(point["qp"])] = {"qp": whole, "options": options}
     return points
 

@@ -260,6 +260,10 @@ def parse_picture(line: str) -> Picture | None:
     )
 
 
+#: Besides FastPartTargetRatio: that at all picture sizes, whatever a preset has for large ones.
+ALL_SIZES = {"FastPartTargetRatioHD": 0}
+
+
 def speed_options(kappa: float | None, target_ratio: float | None) -> dict[str, float]:
     """Options of the patched encoder that make it follow a fixed knob or a target share of the time
     without skips. Raises FastpartError when both are given."""
@@ -276,6 +280,8 @@ def predictor_options(
     """Options that switch the predictor on, at a speed as in `speed_options`. With a preset, that alone decides
     whether it runs, unless a speed is given."""
     speed = speed_options(kappa, target_ratio)
+    if preset and target_ratio is not None:
+        speed |= ALL_SIZES
     return {"FastPart": 1, **speed} if speed or not preset else {}
 
 

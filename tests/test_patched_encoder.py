@@ -116,13 +116,25 @@ def test_target_ratio_trades_speed(patched_vtm, tmp_path):
     assert fast[1] < slow[1]
 
 
+def test_large_pictures_have_a_target_of_their_own(patched_vtm, tmp_path):
+    def skips(clip, **options):
+        result, *_ = encode(patched_vtm, "patched", clip, 45, tmp_path, "size", FastPart=1, **options)
+        return result.counters["skips"]
+
+    small = write_clip(tmp_path / "Small_256x128_30.yuv", 256, 128, frames=2)
+    assert skips(small, FastPartTargetRatio=0.4, FastPartTargetRatioHD=0.95) == skips(small, FastPartTargetRatio=0.4)
+    large = write_clip(tmp_path / "Large_640x480_30.yuv", 640, 480, frames=2)
+    assert skips(large, FastPartTargetRatio=0.4, FastPartTargetRatioHD=0.95) < skips(large, FastPartTargetRatio=0.4)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"FastPart": 1, "FastPartModel": "{broken}"}, "broken.fpm"),
         ({"FastPart": 1, "FastPartModel": "/nonexistent.fpm"}, "/nonexistent.fpm"),
         ({"FastPart": 1, "FastPartKappa": -1}, "FastPartKappa"),
-        ({"FastPart": 1, "FastPartTargetRatio": 1.5}, "FastPartTargetRatio"),
+        ({"FastPart": 1, "FastPartTargetRatio": 1.5}, "FastPartTargetRatio is 1.5"),
+        ({"FastPart": 1, "FastPartTargetRatioHD": 1.5}, "FastPartTargetRatioHD is 1.5"),
         ({"FastPartTrace": "/nonexistent/t.fpt"}, "/nonexistent/t.fpt"),
         ({"FastPartTrace": "/dev/null", "FastPartExploreSkip": 2}, "probability"),
     ],

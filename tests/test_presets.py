@@ -72,7 +72,8 @@ def test_a_learned_preset_is_not_for_the_stock_encoder(stub_home, tmp_path, monk
     [
         ({}, {"FastPart": 1}),
         ({"preset": "reduced"}, {}),
-        ({"preset": "reduced", "target_ratio": 0.75}, {"FastPart": 1, "FastPartTargetRatio": 0.75}),
+        ({"preset": "reduced", "target_ratio": 0.75},
+         {"FastPart": 1, "FastPartTargetRatio": 0.75, "FastPartTargetRatioHD": 0}),
     ],
 )
 def test_a_back_end_takes_a_preset_as_encode_does(clip, stub_home, tmp_path, settings, options):

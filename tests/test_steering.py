@@ -152,6 +152,16 @@ def test_without_a_target_kappa_alone_decides():
     assert 0 < steering.share() < 1
 
 
+def test_the_target_follows_the_size():
+    small, middle, large = 416 * 240, 832 * 480, 1920 * 1080
+    of = _engine.target_of_size
+    assert of(0.7, 0.9, 64 * 64) == of(0.7, 0.9, small) == 0.7 and of(0.7, 0.9, large) == of(0.7, 0.9, 4 * large) == 0.9
+    assert of(0.7, 0.9, middle) == pytest.approx(0.7 + 0.2 * math.log(4) / math.log(large / small))
+    assert of(0.7, 0.0, large) == 0.7 and of(0.0, 0.9, large) == 0.0
+    with pytest.raises(ValueError, match="FastPartTargetRatioHD is 1.1.*wanted 0 to below 1"):
+        of(0.7, 1.1, small)
+
+
 @pytest.mark.parametrize("tids", [[0] * 9, [0, 1, 2, 2] * 3], ids=["intra or low delay", "small GOP"])
 def test_other_structures_are_steered_too(tids):
     steering = _engine.Steering(flat(TABLES), 0.6)

@@ -165,6 +165,9 @@ def test_the_bundled_plans_are_sound():
     assert {path.stem for path in paths} == {"main", "base", "engine", "hd", "sizes"}
     for path in paths:
         assert load_plan(path).anchor == "stock"
+    sizes = load_plan("sizes").variants
+    assert "FastPartTargetRatioHD" in sizes["win"].options
+    assert "FastPartTargetRatioHD" not in sizes["win-98"].options, "a target of its own holds at every size"
     reduced, steered = load_plan("main").variants["reduced"], load_plan("base").variants["reduced"]
     assert steered.options == {"FastPart": 1, **reduced.options}
 

@@ -22,6 +22,7 @@ from fastpart.files import write_json_atomic
 from fastpart.ratematch import Trial, matches, next_qp, settings
 from fastpart.timing.paired import Change, Point, Runner, say
 from fastpart.timing.record import load_records
+from fastpart.vtm import ALL_SIZES
 
 SCHEMA = "fastpart.matching/1"
 
@@ -154,7 +155,7 @@ class Matching:
         return change.qp, change.options.get("FastPartTargetRatio")
 
     def _set(self, point: Point, qp: float, target: float | None) -> None:
-        options = {} if target is None else {"FastPartTargetRatio": target}
+        options = {} if target is None else {"FastPartTargetRatio": target, **ALL_SIZES}
         self._runner.changes[*_key(point), self._entry] = Change(qp, options)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from fastpart.encode import OWN_OPTIONS
 from fastpart.errors import FastpartError
 from fastpart.presets import preset_options
-from fastpart.vtm import VARIANTS
+from fastpart.vtm import ALL_SIZES, VARIANTS
 
 #: Plans that come with the package, named without their suffix.
 PLANS_FOLDER = Path(__file__).with_name("plans")
@@ -174,11 +174,10 @@ def _variant(path: Path, name: str, entry: dict, before: dict[str, Variant]) -> 
         RESERVED_OPTIONS[option]: float(preset.pop(option))
         for option in ("FastPartKappa", "FastPartTargetRatio") if option in preset
     }
-    options = {
-        **(before[base].options if base else {}),
-        **preset,
-        **entry.get("options", {}),
-    }
+    options = {**(before[base].options if base else {}), **preset}
+    if "target_ratio" in entry:
+        options = {option: value for option, value in options.items() if option not in ALL_SIZES}
+    options |= entry.get("options", {})
     for option, value in options.items():
         if option in RESERVED_OPTIONS:
             instead = RESERVED_OPTIONS[option]

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <stdexcept>
+#include <string>
 
 #include "node.hpp"
 
@@ -55,6 +57,16 @@ double node_work(int width, int height, bool intra)
 {
   static const WorkTable table;
   return intra ? 1 : table.work[log2_of(width * height) - log2_of(4 * 4)];
+}
+
+double target_of_size(double small, double hd, double samples)
+{
+  if (!(hd >= 0 && hd < 1))
+    throw std::runtime_error("FastPartTargetRatioHD is " + std::to_string(hd) + ", wanted 0 to below 1");
+  if (!(small > 0) || hd == 0) return small;
+  constexpr double kSmall = 416 * 240, kHd = 1920 * 1080;
+  const double     way = std::log(samples / kSmall) / std::log(kHd / kSmall);
+  return small + (hd - small) * std::clamp(way, 0.0, 1.0);
 }
 
 Steering::Steering(const SteeringTables& tables, double target) : tables_(tables), target_(target) {}

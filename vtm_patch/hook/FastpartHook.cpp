@@ -13,6 +13,7 @@
 
 #include "FastpartPlane.h"
 #include "fastpart/engine/session.hpp"
+#include "fastpart/engine/steering.hpp"
 
 namespace fastpart
 {
@@ -106,7 +107,7 @@ fastpart::BestSoFar bestSoFar(const ComprCUCtx &ctx)
 }
 }   // namespace
 
-void configure(const Options &options)
+void configure(const Options &options, double samples)
 {
   if (!options.enabled && options.trace.empty() && options.exploreSkip == 0)
   {
@@ -115,7 +116,6 @@ void configure(const Options &options)
   fastpart::Settings settings;
   settings.enabled      = options.enabled;
   settings.kappa        = options.kappa;
-  settings.target       = options.targetRatio;
   settings.model_path   = options.model;
   settings.trace_path   = options.trace;
   settings.explore_skip = options.exploreSkip;
@@ -123,6 +123,7 @@ void configure(const Options &options)
   settings.seed         = uint64_t(options.seed);
   try
   {
+    settings.target = fastpart::target_of_size(options.targetRatio, options.targetRatioHd, samples);
     session = std::make_unique<fastpart::Session>(settings, fastpart::default_model_data, fastpart::default_model_size);
   }
   catch (const std::exception &error)

@@ -18,6 +18,7 @@ struct Options
   bool        enabled{ false };
   double      kappa{ 1.0 };
   double      targetRatio{ 0.0 };
+  double      targetRatioHd{ 0.0 };
   std::string model;
   std::string trace;
   double      exploreSkip{ 0.0 };
@@ -26,8 +27,9 @@ struct Options
   bool        chroma{ false };
 };
 
-// Starts the engine if the options ask for anything; ends the program with a message if they are wrong.
-void configure(const Options &options);
+// Starts the engine if the options ask for anything; ends the program with a message if they are wrong. samples: luma
+// samples of a picture.
+void configure(const Options &options, double samples);
 
 // False: VTM runs as if the hook were not there.
 extern bool active;
