@@ -39,7 +39,8 @@ LEAST_TARGET, GREATEST_TARGET = 0.05, 0.99
 @dataclass(frozen=True)
 class Wanted:
     """What the encodes of an entry shall have. tolerance: of the anchor's rate, 0.08 for 8 %; rate: key of the run
-    record that it is about. time: T at most, and TIME_BAND less at least. None: whatever it is."""
+    record that it is about. time: T at most, and TIME_BAND less at least, as `expected_time` has it. None: whatever it
+    is."""
 
     tolerance: float | None
     rate: str
@@ -48,8 +49,8 @@ class Wanted:
     def rate_fits(self, trial: dict[str, Any]) -> bool:
         return self.tolerance is None or matches(Trial(trial["qp"], trial["percent"]), 100, self.tolerance)
 
-    def time_fits(self, trial: dict[str, Any]) -> bool:
-        return self.time is None or self.time - TIME_BAND <= trial["t"] <= self.time
+    def time_fits(self, trials: Sequence[dict[str, Any]]) -> bool:
+        return self.time is None or self.time - TIME_BAND <= expected_time(trials) <= self.time
 
     def next_qp(self, trials: Sequence[dict[str, Any]]) -> float:
         """Where trials, of which there is one or more, lead to."""
@@ -57,17 +58,24 @@ class Wanted:
             return trials[-1]["qp"]
         return round(next_qp([Trial(trial["qp"], trial["percent"]) for trial in trials], wanted=100), 3)
 
-    def next_target(self, trial: dict[str, Any]) -> float | None:
-        """Where a trial leads to: T is taken for proportional to the share of the time without skips.
-
-        Raises FastpartError when the encoder does not tell that share.
-        """
-        if self.time_fits(trial):
-            return trial["target_ratio"]
-        if trial["estimated_ratio"] is None:
-            raise FastpartError("--match-time: the encoder's log has no estimated_ratio, wanted one with FastPart=1")
-        target = trial["estimated_ratio"] * (self.time - TIME_BAND / 2) / trial["t"]
+    def next_target(self, trials: Sequence[dict[str, Any]]) -> float | None:
+        """Where trials, of which there is one or more, lead to."""
+        if self.time_fits(trials):
+            return trials[-1]["target_ratio"]
+        target = trials[-1]["estimated_ratio"] * (self.time - TIME_BAND / 2) / expected_time(trials)
         return round(min(max(target, LEAST_TARGET), GREATEST_TARGET), 3)
+
+
+def expected_time(trials: Sequence[dict[str, Any]]) -> float:
+    """T that the last trial takes, as all of them say together: T is taken for proportional to the share of the time
+    without skips, and the factor for that of the clip, so that what pairs differ by averages out.
+
+    Raises FastpartError when the encoder does not tell that share.
+    """
+    if any(trial["estimated_ratio"] is None for trial in trials):
+        raise FastpartError("--match-time: the encoder's log has no estimated_ratio, wanted one with FastPart=1")
+    factor = math.exp(math.fsum(math.log(trial["t"] / trial["estimated_ratio"]) for trial in trials) / len(trials))
+    return factor * trials[-1]["estimated_ratio"]
 
 
 class Matching:
@@ -108,10 +116,12 @@ class Matching:
     def _moves(self, point: Point) -> bool:
         """Whether the point has to be encoded again, with what it then has."""
         trial = self._trial(point)
-        if trial is None or (self._wanted.rate_fits(trial) and self._wanted.time_fits(trial)):
+        if trial is None:
             return False
         done = self._done[_key(point)]
         trials = [*done["trials"], trial]
+        if self._wanted.rate_fits(trial) and self._wanted.time_fits(trials):
+            return False
         qp, target = self._next(trials)
         if any((settings(qp), target) == (settings(one["qp"]), one["target_ratio"]) for one in trials):
             return False
@@ -148,7 +158,7 @@ class Matching:
         """QP and target that trials, of which there is one or more, lead to."""
         qp = self._wanted.next_qp(trials)
         fractional = self._runner.encoders[self._entry].backend.fractional_qp
-        return qp if fractional else math.floor(qp + 0.5), self._wanted.next_target(trials[-1])
+        return qp if fractional else math.floor(qp + 0.5), self._wanted.next_target(trials)
 
     def _setting(self, point: Point) -> tuple[float, float | None]:
         change = self._runner.change(point, self._entry)
