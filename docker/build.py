@@ -14,6 +14,8 @@ Then buildah (or podman) packs it as Containerfile says. Times, owners and modes
 same inputs give the same image digest.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -26,6 +28,10 @@ import sysconfig
 import tempfile
 from modulefinder import ModuleFinder
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastpart.backend import PatchedVtm
 
 HERE = Path(__file__).parent
 
@@ -73,7 +79,8 @@ def stage(
 ) -> None:
     """Put everything of the image into the folder root. Raises FastpartError for what is missing."""
     import fastpart
-    from fastpart.encode import DEFAULT_CFG, configuration
+    from fastpart.backend import PatchedVtm
+    from fastpart.encode import DEFAULT_CFG
     from fastpart.errors import FastpartError
     from fastpart.presets import preset_file
     from fastpart.vtm import VERSION, VtmHome, binary_info
@@ -90,7 +97,7 @@ def stage(
     site = root / "usr" / "lib" / "fastpart"
     if preset:
         _put(preset_file(preset), site / "fastpart" / "presets" / f"{preset}.cfg")
-    points = matched_points(verdict, configuration(home, None, preset)) if verdict else {}
+    points = matched_points(verdict, PatchedVtm(home, preset=preset, model=model)) if verdict else {}
     scheme = json.dumps({"preset": preset, "points": points}, indent=1, sort_keys=True)
     (root / "vtm" / "scheme.json").write_text(scheme + "\n")
 
@@ -121,10 +128,10 @@ def stage(
     (root / "tmp").chmod(0o1777)
 
 
-def matched_points(verdict: Path, cfg_files: list[Path]) -> dict[str, dict[str, dict]]:
-    """With what a verdict's entry was encoded, by sequence and QP; cfg_files: its configuration.
+def matched_points(verdict: Path, backend: PatchedVtm) -> dict[str, dict[str, dict]]:
+    """With what a verdict's entry was encoded, by sequence and QP; backend: what the image has.
 
-    Raises FastpartError for another file and for a verdict on another entry or without matching.
+    Raises FastpartError for another file, a verdict on another entry and one without matching.
     """
     from fastpart.errors import FastpartError
     from fastpart.presets import configured
@@ -134,16 +141,18 @@ def matched_points(verdict: Path, cfg_files: list[Path]) -> dict[str, dict[str, 
 
     path = verdict / VERDICT_NAME
     found = load_verdict(path)
-    if found["entry"]["name"] != "vtm-patched" or not all(point.get("matching") for point in found["points"]):
+    if found["entry"]["identity"] != backend.identity():
         raise FastpartError(
-            f"{path}: the entry is {found['entry']['label']}, wanted the patched encoder with --match-rate or "
-            "--match-time"
+            f"{path}: is on {found['entry']['label']}, wanted {backend.label}, the same encoder, configuration and "
+            "model; give the --preset and --model that were verified, or verify again"
         )
+    if not all(point.get("matching") for point in found["points"]):
+        raise FastpartError(f"{path}: has no QPs and targets of points, wanted some of --match-rate or --match-time")
     points: dict[str, dict[str, dict]] = {}
     for point in found["points"]:
         qp, target = point["matching"]["qp"], point["matching"]["target_ratio"]
         whole, factor = settings(qp)
-        options = lambda_options(factor, configured(cfg_files, {}))
+        options = lambda_options(factor, configured(backend.cfg_files, {}))
         if target is not None:
             options |= {"FastPartTargetRatio": target, **ALL_SIZES}
         points.setdefault(point["sequence"], {})[str(point["qp"])] = {"qp": whole, "options": options}

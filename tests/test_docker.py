@@ -92,15 +92,18 @@ def test_the_image_encodes_as_the_verdict_was_reached(patched_vtm, tmp_path, mon
 
     pytest.importorskip("bjontegaard")
     build, entry = module("build"), module("entry")
-    clip = make_clip(tmp_path / "Noise_128x128_30.yuv", 128, 128, frames=3)
-    verify = ["verify", str(clip.path), "--preset", "win", "--qps", "37,32", "--vtm-home", str(patched_vtm.root),
+    clip = make_clip(tmp_path / "Noise_128x128_30.yuv", 128, 128, frames=2)
+    verify = ["verify", str(clip.path), "--preset", "win", "--qps", "37", "--vtm-home", str(patched_vtm.root),
               "--side-by-side", "--out"]
     cfg_files = configuration(patched_vtm, None, "win")
     assert main([*verify, str(tmp_path / "plain")]) in (0, 2, 3)
-    with pytest.raises(FastpartError, match="wanted the patched encoder with --match-rate or"):
-        build.matched_points(tmp_path / "plain", cfg_files)
+    backend = PatchedVtm(patched_vtm, preset="win")
+    with pytest.raises(FastpartError, match="wanted some of --match-rate or"):
+        build.matched_points(tmp_path / "plain", backend)
+    with pytest.raises(FastpartError, match="is on .*preset win, wanted .*preset t70, the same encoder"):
+        build.matched_points(tmp_path / "plain", PatchedVtm(patched_vtm, preset="t70"))
     assert main([*verify, str(tmp_path / "out"), "--match-rate", "0.5", "--match-time", "0.5"]) in (0, 2, 3)
-    points = build.matched_points(tmp_path / "out", cfg_files)
+    points = build.matched_points(tmp_path / "out", backend)
     verdict = json.loads((tmp_path / "out/verdict.json").read_text())
     assert any(point["matching"]["trials"] for point in verdict["points"]), "nothing to match: the test shows nothing"
 
@@ -118,7 +121,7 @@ def test_the_image_encodes_as_the_verdict_was_reached(patched_vtm, tmp_path, mon
         # As `fastpart verify --image` calls it, and `fastpart encode` in it.
         subprocess.run(
             entry.vtm_command(scheme, [
-                "-i", str(clip.path), "-wdt", "128", "-hgt", "128", "-fr", "30", "-f", "3", "-q", qp,
+                "-i", str(clip.path), "-wdt", "128", "-hgt", "128", "-fr", "30", "-f", "2", "-q", qp,
                 "-b", str(tmp_path / "vtm.266"), "--InputBitDepth=8", f"--IntraPeriod={period}",
                 "--SEIDecodedPictureHash=1",
             ]), check=True, capture_output=True,
