@@ -44,7 +44,7 @@ void bind_session(py::module_& module)
   module.def("feature_names", &feature_names, "Names of the features, in the order of the vector.");
 
   module.def("target_of_size", &target_of_size, py::arg("small"), py::arg("hd"), py::arg("samples"),
-             "Target for pictures of so many luma samples, of those for 416x240 and for 1920x1080 (0: none).");
+             "Target for pictures of so many luma samples, of those for 832x480 and for 1920x1080 (0: none).");
   py::class_<OwnSteering>(module, "Steering", "Chooses kappa by picture; see engine/steering.hpp.")
       .def(py::init(&make_steering), py::arg("tables"), py::arg("target"))
       .def("begin_picture",

@@ -118,12 +118,13 @@ def test_target_ratio_trades_speed(patched_vtm, tmp_path):
 
 def test_large_pictures_have_a_target_of_their_own(patched_vtm, tmp_path):
     def skips(clip, **options):
-        result, *_ = encode(patched_vtm, "patched", clip, 45, tmp_path, "size", FastPart=1, **options)
+        shallow = {"MaxMTTHierarchyDepthISliceL": 1, "MaxMTTHierarchyDepthISliceC": 1, "MIP": 0, "ISP": 0, "MTS": 0}
+        result, *_ = encode(patched_vtm, "patched", clip, 55, tmp_path, "size", FastPart=1, **shallow, **options)
         return result.counters["skips"]
 
-    small = write_clip(tmp_path / "Small_256x128_30.yuv", 256, 128, frames=2)
+    small = write_clip(tmp_path / "Small_256x128_30.yuv", 256, 128, frames=1)
     assert skips(small, FastPartTargetRatio=0.4, FastPartTargetRatioHD=0.95) == skips(small, FastPartTargetRatio=0.4)
-    large = write_clip(tmp_path / "Large_640x480_30.yuv", 640, 480, frames=2)
+    large = write_clip(tmp_path / "Large_960x544_30.yuv", 960, 544, frames=1)
     assert skips(large, FastPartTargetRatio=0.4, FastPartTargetRatioHD=0.95) < skips(large, FastPartTargetRatio=0.4)
 
 

@@ -153,10 +153,10 @@ def test_without_a_target_kappa_alone_decides():
 
 
 def test_the_target_follows_the_size():
-    small, middle, large = 416 * 240, 832 * 480, 1920 * 1080
+    small, middle, large = 832 * 480, 1280 * 720, 1920 * 1080
     of = _engine.target_of_size
     assert of(0.7, 0.9, 64 * 64) == of(0.7, 0.9, small) == 0.7 and of(0.7, 0.9, large) == of(0.7, 0.9, 4 * large) == 0.9
-    assert of(0.7, 0.9, middle) == pytest.approx(0.7 + 0.2 * math.log(4) / math.log(large / small))
+    assert of(0.7, 0.9, middle) == pytest.approx(0.7 + 0.2 * math.log(middle / small) / math.log(large / small))
     assert of(0.7, 0.0, large) == 0.7 and of(0.0, 0.9, large) == 0.0
     with pytest.raises(ValueError, match="FastPartTargetRatioHD is 1.1.*wanted 0 to below 1"):
         of(0.7, 1.1, small)

@@ -64,7 +64,7 @@ double target_of_size(double small, double hd, double samples)
   if (!(hd >= 0 && hd < 1))
     throw std::runtime_error("FastPartTargetRatioHD is " + std::to_string(hd) + ", wanted 0 to below 1");
   if (!(small > 0) || hd == 0) return small;
-  constexpr double kSmall = 416 * 240, kHd = 1920 * 1080;
+  constexpr double kSmall = 832 * 480, kHd = 1920 * 1080;
   const double     way = std::log(samples / kSmall) / std::log(kHd / kSmall);
   return small + (hd - small) * std::clamp(way, 0.0, 1.0);
 }

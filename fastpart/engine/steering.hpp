@@ -32,7 +32,7 @@ struct Effort {
 // pictures 1.
 double node_work(int width, int height, bool intra);
 
-// The target for pictures of so many luma samples: `small` up to 416x240, `hd` from 1920x1080 on, between the two by
+// The target for pictures of so many luma samples: `small` up to 832x480, `hd` from 1920x1080 on, between the two by
 // the logarithm of the samples; `small` at every size where hd is 0, or small is. Throws std::runtime_error unless hd is
 // from 0 to below 1.
 double target_of_size(double small, double hd, double samples);
