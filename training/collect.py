@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from fastpart.encode import DEFAULT_CFG
+from fastpart.files import appearing
 from fastpart.media import Clip, make_cut
 from fastpart.training.pool import each_on_a_core
 from fastpart.training.recipe import Cell, Round
@@ -70,10 +71,8 @@ def collect(
 
 
 def _encode(cell, clip, path, round_, home, model, kappa, core) -> None:
-    partial = path.with_suffix(".partial")
     options = {
         "FastPart": int(round_.policy),
-        "FastPartTrace": partial,
         "FastPartExploreSkip": round_.explore_skip,
         "FastPartExploreKeep": round_.explore_keep,
         "FastPartSeed": cell.seed,
@@ -83,12 +82,9 @@ def _encode(cell, clip, path, round_, home, model, kappa, core) -> None:
     }
     if model:
         options["FastPartModel"] = model
-    argv = encode_command(
-        home.encoder("patched"), [home.cfg(DEFAULT_CFG)], clip, cell.qp,
-        os.devnull, None, options, intra_period=INTRA_PERIOD,
-    )
-    try:
+    with appearing(path) as trace:
+        argv = encode_command(
+            home.encoder("patched"), [home.cfg(DEFAULT_CFG)], clip, cell.qp,
+            os.devnull, None, {**options, "FastPartTrace": trace}, intra_period=INTRA_PERIOD,
+        )
         run_encoder(argv, path.with_suffix(".log"), core=core)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

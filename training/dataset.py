@@ -15,7 +15,6 @@ Schema (one file per trace; column, type, unit):
 
 from __future__ import annotations
 
-import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastpart.errors import FastpartError
+from fastpart.files import appearing
 
 #: Names of the engine's candidates (fastpart/engine/node.hpp), by number.
 CANDIDATES = (
@@ -139,6 +139,5 @@ def convert(
         read_trace(trace_path),
         explore_keep=explore_keep, off_path_share=off_path_share, seed=seed,
     )
-    temporary = parquet_path.with_suffix(".partial")
-    pq.write_table(table, temporary, compression="zstd")
-    os.replace(temporary, parquet_path)
+    with appearing(parquet_path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
