@@ -62,7 +62,9 @@ class Wanted:
         """Where trials, of which there is one or more, lead to."""
         if self.time_fits(trials):
             return trials[-1]["target_ratio"]
-        target = trials[-1]["estimated_ratio"] * (self.time - TIME_BAND / 2) / expected_time(trials)
+        # The encoder need not reach its target; its own one is not known here.
+        last = trials[-1]["target_ratio"] or trials[-1]["estimated_ratio"]
+        target = last * (self.time - TIME_BAND / 2) / expected_time(trials)
         return round(min(max(target, LEAST_TARGET), GREATEST_TARGET), 3)
 
 
