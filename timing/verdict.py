@@ -443,7 +443,7 @@ def _chosen(matching: Mapping[str, Any]) -> str:
     steered = "" if target is None else f", steered for {target:g} of the time without skips,"
     return (
         f"encoded at QP {matching['qp']:.2f}{steered} to have the rate or time asked for; "
-        f"{len(matching['trials'])} earlier encodes, which do not count, had another"
+        f"earlier encodes, which do not count: {len(matching['trials'])}"
     )
 
 
