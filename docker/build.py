@@ -137,7 +137,7 @@ def matched_points(verdict: Path, backend: PatchedVtm) -> dict[str, dict[str, di
     from fastpart.presets import configured
     from fastpart.ratematch import lambda_options, settings
     from fastpart.timing.report import VERDICT_NAME, load_verdict
-    from fastpart.vtm import ALL_SIZES
+    from fastpart.vtm import target_options
 
     path = verdict / VERDICT_NAME
     found = load_verdict(path)
@@ -154,7 +154,7 @@ def matched_points(verdict: Path, backend: PatchedVtm) -> dict[str, dict[str, di
         whole, factor = settings(qp)
         options = lambda_options(factor, configured(backend.cfg_files, {}))
         if target is not None:
-            options |= {"FastPartTargetRatio": target, **ALL_SIZES}
+            options |= target_options(target)
         points.setdefault(point["sequence"], {})[str(point["qp"])] = {"qp": whole, "options": options}
     return points
 

@@ -54,7 +54,7 @@ def vtm_command(scheme: dict, arguments: list[str]) -> list[str]:
             *model, *arguments, *more]
 
 
-def chosen(scheme: dict, clip: str, qp: str) -> "dict | None":
+def chosen(scheme: dict, clip: str, qp: str) -> dict | None:
     """What the scheme encodes a clip with at a QP, if it names the two."""
     return scheme["points"].get(Path(clip).stem, {}).get(qp)
 

@@ -264,6 +264,11 @@ def parse_picture(line: str) -> Picture | None:
 ALL_SIZES = {"FastPartTargetRatioHD": 0}
 
 
+def target_options(target_ratio: float) -> dict[str, float]:
+    """Options of the patched encoder that make it follow a target at all picture sizes."""
+    return {"FastPartTargetRatio": target_ratio, **ALL_SIZES}
+
+
 def speed_options(kappa: float | None, target_ratio: float | None) -> dict[str, float]:
     """Options of the patched encoder that make it follow a fixed knob or a target share of the time
     without skips. Raises FastpartError when both are given."""
@@ -281,7 +286,7 @@ def predictor_options(
     whether it runs, unless a speed is given."""
     speed = speed_options(kappa, target_ratio)
     if preset and target_ratio is not None:
-        speed |= ALL_SIZES
+        speed = target_options(target_ratio)
     return {"FastPart": 1, **speed} if speed or not preset else {}
 
 

@@ -21,8 +21,8 @@ from fastpart.errors import FastpartError
 from fastpart.files import write_json_atomic
 from fastpart.ratematch import Trial, matches, next_qp, settings
 from fastpart.timing.paired import Change, Point, Runner, say
-from fastpart.timing.record import load_records
-from fastpart.vtm import ALL_SIZES
+from fastpart.timing.record import cpu_s, load_records
+from fastpart.vtm import target_options
 
 SCHEMA = "fastpart.matching/1"
 
@@ -152,7 +152,7 @@ class Matching:
         return {
             "qp": qp, "target_ratio": target, "kbps": entry[self._wanted.rate],
             "percent": 100 * entry[self._wanted.rate] / anchor[self._wanted.rate],
-            "t": _cpu_s(entry) / _cpu_s(anchor),
+            "t": cpu_s(entry) / cpu_s(anchor),
             "estimated_ratio": entry.get("counters", {}).get("estimated_ratio"),
         }
 
@@ -167,12 +167,8 @@ class Matching:
         return change.qp, change.options.get("FastPartTargetRatio")
 
     def _set(self, point: Point, qp: float, target: float | None) -> None:
-        options = {} if target is None else {"FastPartTargetRatio": target, **ALL_SIZES}
+        options = {} if target is None else target_options(target)
         self._runner.changes[*_key(point), self._entry] = Change(qp, options)
-
-
-def _cpu_s(encode: dict[str, Any]) -> float:
-    return encode["times"]["user_s"] + encode["times"]["system_s"]
 
 
 def _key(point: Point) -> tuple[str, int]:

@@ -38,6 +38,7 @@ conformance     conforms: no problem was found; pictures: coded; pictures_ok: th
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,11 @@ def stem(cut: str, qp: int, variant: str, rep: int, series: int = 1) -> str:
 def is_side_by_side(record: dict[str, Any]) -> bool:
     """The encode shared its core with others of its pairing; it waited for it by design."""
     return record["pairing"].get("side_by_side", False)
+
+
+def cpu_s(encode: Mapping[str, Any]) -> float:
+    """CPU seconds of an encode, of its run record: user and system."""
+    return encode["times"]["user_s"] + encode["times"]["system_s"]
 
 
 def load_records(folder: str | Path) -> dict[Path, dict[str, Any]]:

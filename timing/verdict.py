@@ -45,7 +45,7 @@ from fastpart import __version__
 from fastpart.errors import FastpartError
 from fastpart.quality import bd_rate, curve_notes
 from fastpart.timing.edition import RATE_RULES, Edition
-from fastpart.timing.record import is_side_by_side
+from fastpart.timing.record import cpu_s, is_side_by_side
 from fastpart.timing.statistics import paired_ratio, repetitions_to_settle
 
 SCHEMA = "fastpart.verdict/1"
@@ -227,13 +227,13 @@ def judge_time(
 
 
 def _broken_rules(encode: Mapping[str, Any], single_thread: bool) -> list[str]:
-    process, times = encode["process"], encode["times"]
-    cpu_s = times["user_s"] + times["system_s"]
+    process = encode["process"]
+    busy_s = cpu_s(encode)
     broken = []
     share, seconds = SECOND_THREAD
-    if single_thread and process["second_thread_s"] > max(seconds, share * cpu_s):
+    if single_thread and process["second_thread_s"] > max(seconds, share * busy_s):
         broken.append(
-            f"a second thread: {process['second_thread_s']:.1f} of {cpu_s:.1f} s of CPU time were "
+            f"a second thread: {process['second_thread_s']:.1f} of {busy_s:.1f} s of CPU time were "
             "used beside the busiest thread, wanted one thread"
         )
     if single_thread and (
@@ -251,9 +251,8 @@ def _broken_rules(encode: Mapping[str, Any], single_thread: bool) -> list[str]:
 
 def _idle_s(encode: Mapping[str, Any]) -> float:
     """Seconds in which the encoder neither computed nor waited for its core."""
-    times = encode["times"]
-    busy = times["user_s"] + times["system_s"] + encode["process"]["run_delay_s"]
-    return max(0.0, times["wall_s"] - busy)
+    busy = cpu_s(encode) + encode["process"]["run_delay_s"]
+    return max(0.0, encode["times"]["wall_s"] - busy)
 
 
 def _is_idle(encode: Mapping[str, Any]) -> bool:
@@ -263,9 +262,7 @@ def _is_idle(encode: Mapping[str, Any]) -> bool:
 
 def _seconds(encode: Mapping[str, Any], basis: str) -> float:
     """CPU seconds; by wall, with the time that it was idle besides."""
-    times = encode["times"]
-    cpu_s = times["user_s"] + times["system_s"]
-    return cpu_s + (_idle_s(encode) if basis == "wall" else 0.0)
+    return cpu_s(encode) + (_idle_s(encode) if basis == "wall" else 0.0)
 
 
 def _side(records: Sequence[dict[str, Any]], edition: Edition) -> dict[str, Any] | None:
@@ -275,10 +272,7 @@ def _side(records: Sequence[dict[str, Any]], edition: Edition) -> dict[str, Any]
     first = records[0]
     encodes = [record["encode"] for record in records]
     psnr = first["psnr"]
-    times = [
-        encode["times"]["user_s"] + encode["times"]["system_s"]
-        for encode in encodes if encode["times"]
-    ]
+    times = [cpu_s(encode) for encode in encodes if encode["times"]]
     bitstream = encodes[0]["bitstream"]
     return {
         "bits": bitstream["bits"],
