@@ -15,6 +15,7 @@
 #include "engine/checksum.hpp"
 #include "engine/chroma.hpp"
 #include "engine/model.hpp"
+#include "engine/propagation.hpp"
 
 namespace py = pybind11;
 
@@ -152,6 +153,48 @@ void bind_chroma(py::module_& module)
              "By how much the base QP rises with this offset, to give back the rate.");
 }
 
+py::array_t<float> importance_of(const Samples& pictures, int bit_depth, int gop, int intra_period, double base_qp)
+{
+  if (pictures.ndim() != 3 || pictures.shape(1) < kMotionBlock || pictures.shape(2) < kMotionBlock)
+    throw std::runtime_error("pictures of shape " + std::string(py::str(pictures.attr("shape"))) +
+                             ", wanted (pictures, height, width) of 16 samples or more");
+  const int   height = int(pictures.shape(1)), width = int(pictures.shape(2));
+  Propagation propagation(width, height, bit_depth, gop, intra_period, base_qp);
+  for (py::ssize_t i = 0; i < pictures.shape(0); i++) propagation.add({pictures.data(i, 0, 0), width});
+  py::array_t<float> all(std::vector<py::ssize_t>{pictures.shape(0), height / kMotionBlock, width / kMotionBlock});
+  float*             out = all.mutable_data();
+  for (const std::vector<float>& picture : propagation.importance()) out = std::copy(picture.begin(), picture.end(), out);
+  return all;
+}
+
+std::vector<int> qp_offsets_of(const Features& importance, int width, int height, int ctu, double strength)
+{
+  const int rows = height / kMotionBlock, columns = width / kMotionBlock;
+  if (importance.ndim() != 2 || importance.shape(0) != rows || importance.shape(1) != columns)
+    throw std::runtime_error("importance of shape " + std::string(py::str(importance.attr("shape"))) +
+                             ", wanted that of the blocks of " + std::to_string(width) + "x" + std::to_string(height));
+  return qp_offsets({importance.data(), importance.data() + importance.size()}, width, height, ctu, strength);
+}
+
+std::vector<std::array<int, 4>> group_order_of(int start, int gop, int pictures, bool intra)
+{
+  std::vector<std::array<int, 4>> order;
+  for (const CodedPicture& each : group_order(start, gop, pictures, intra))
+    order.push_back({each.poc, each.layer, each.past, each.future});
+  return order;
+}
+
+void bind_propagation(py::module_& module)
+{
+  module.def("group_order", &group_order_of, py::arg("start"), py::arg("gop"), py::arg("pictures"), py::arg("intra"),
+             "Pictures after POC start up to start + gop in coding order: (POC, layer, past, future reference or -1).");
+  module.def("importance", &importance_of, py::arg("pictures"), py::arg("bit_depth"), py::arg("gop"), py::arg("intra_period"),
+             py::arg("base_qp"),
+             "log2 importance of the 16x16 blocks of consecutive pictures, luma, int16 of shape (n, height, width).");
+  module.def("qp_offsets", &qp_offsets_of, py::arg("importance"), py::arg("width"), py::arg("height"), py::arg("ctu"),
+             py::arg("strength"), "QP offsets of the coding tree units of a picture, raster order.");
+}
+
 }  // namespace binding_detail
 }  // namespace fastpart
 
@@ -180,5 +223,6 @@ PYBIND11_MODULE(_engine, module)
       py::arg("data"), py::arg("seed") = 0, "CRC-32 (IEEE) of bytes.");
   fastpart::binding_detail::bind_model(module);
   fastpart::binding_detail::bind_chroma(module);
+  fastpart::binding_detail::bind_propagation(module);
   fastpart::binding_detail::bind_session(module);
 }

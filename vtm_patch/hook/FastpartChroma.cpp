@@ -4,9 +4,6 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "CommonLib/Unit.h"
-#include "Utilities/VideoIOYuv.h"
-
 #include "FastpartPlane.h"
 #include "fastpart/engine/chroma.hpp"
 
@@ -50,29 +47,21 @@ void adaptChroma(const Source &source, int qp, int &cbOffset, int &crOffset, int
     std::fprintf(stderr, "fastpart: FastPartChroma is for 4:2:0, the input is not; leave the option out\n");
     std::exit(EXIT_FAILURE);
   }
-  PelStorage pictures[2];
+  SourceReader reader(source);
+  PelStorage   pictures[2];
   for (PelStorage &picture : pictures)
   {
-    picture.create(source.format, Area(0, 0, source.width, source.height));
+    reader.create(picture);
   }
-  VideoIOYuv input;
-  input.open(source.file, false, source.fileBitDepth, source.msbExtendedBitDepth, source.internalBitDepth);
-  input.skipFrames(source.skipped, source.width, source.height, source.format);
-  const auto read = [&](int number, PelStorage &picture)
-  {
-    int noPadding[2] = { 0, 0 };
-    return number < source.pictures && input.read(picture, picture, IPCOLOURSPACE_UNCHANGED, noPadding, source.format);
-  };
   const int              step = std::max(2, source.pictures / LOOKED_AT);
   fastpart::ChromaDetail detail;
-  for (int number = 0; read(number, pictures[0]); number += step)
+  while (reader.read(pictures[0]))
   {
-    const bool                    followed = read(number + 1, pictures[1]);
+    const bool                    followed = reader.read(pictures[1]);
     const fastpart::PicturePlanes next     = planes(pictures[1]);
     detail.add(planes(pictures[0]), followed ? &next : nullptr, source.width, source.height);
-    input.skipFrames(step - 2, source.width, source.height, source.format);
+    reader.skip(step - 2);
   }
-  input.close();
   const int offset = fastpart::chroma_qp_offset(detail.ratio(), qp), ofTables = std::max(0, LOWEST_OFFSET - offset);
   for (int *each : { &cbOffset, &crOffset, &cbCrOffset })
   {

@@ -1,24 +1,14 @@
 // Chroma QP offsets from the source, before the parameter sets are made.
 #pragma once
 
-#include <string>
 #include <vector>
 
-#include "CommonLib/CommonDef.h"
 #include "CommonLib/SequenceParameterSet.h"
+
+#include "FastpartSource.h"
 
 namespace fastpart_hook
 {
-// The input as the encoder will read it: a file, since it is read twice. Sizes in luma samples, without padding.
-struct Source
-{
-  std::string  file;
-  BitDepths    fileBitDepth, msbExtendedBitDepth, internalBitDepth;
-  int          width, height;
-  ChromaFormat format;
-  int          skipped, pictures;   // before the first to be coded, to be coded
-};
-
 // Adds the offset that suits source and base QP to the three, down to the lowest that a picture parameter set can have, and
 // lowers the tables that map luma to chroma QPs by the rest; adds what gives back its rate to the QP of every picture, and
 // prints both. Ends the program with a message if the source is not 4:2:0.

@@ -25,6 +25,7 @@ struct Options
   double      exploreKeep{ 0.0 };
   int         seed{ 1 };
   bool        chroma{ false };
+  double      propagation{ 0.0 };
 };
 
 // Starts the engine if the options ask for anything; ends the program with a message if they are wrong. samples: luma
