@@ -13,7 +13,7 @@ import pytest
 
 from fastpart.errors import FastpartError
 from fastpart.media import Clip, ffmpeg_exe
-from fastpart.vtm import VERSION, VtmHome, binary_info
+from fastpart.vtm import VERSION, VtmHome, binary_info, encode_command, run_encoder
 
 MISSING = "MISSING: "
 
@@ -78,6 +78,15 @@ def write_clip(path: Path, width=64, height=64, frames=3, bit_depth=8, fps=30, s
             data.append(noisy.astype("u1" if bit_depth == 8 else "<u2").tobytes())
     path.write_bytes(b"".join(data))
     return Clip(path, width, height, Fraction(fps), bit_depth, frames)
+
+
+def encode_patched(home, clip, folder, name, qp=32, cfg="encoder_randomaccess_vtm.cfg", **options):
+    """Bitstream and result of the patched encoder, which leaves NAME.266 and NAME.log in folder."""
+    argv = encode_command(
+        home.encoder("patched"), [home.cfg(cfg)], clip, qp, folder / f"{name}.266", None, options, intra_period=32,
+    )
+    result = run_encoder(argv, folder / f"{name}.log")
+    return (folder / f"{name}.266").read_bytes(), result
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from conftest import encode_patched as encode
 from conftest import write_clip
 
 from fastpart import _engine
 from fastpart.errors import FastpartError
 from fastpart.timing.conformance import Decoders, check
-from fastpart.vtm import encode_command, run_encoder
 
 
 def planes(seed, height=24, width=32, chroma=1.0):
@@ -80,15 +80,6 @@ def test_only_offsets_that_cost_rate_raise_the_qp():
     increments = [_engine.qp_increment(offset) for offset in range(-18, 1)]
     assert increments == sorted(increments, reverse=True)
     assert increments[0] == 1 and increments[-1] == 0
-
-
-def encode(home, clip, folder, name, qp=32, **options):
-    argv = encode_command(
-        home.encoder("patched"), [home.cfg("encoder_randomaccess_vtm.cfg")], clip, qp,
-        folder / f"{name}.266", None, options, intra_period=32,
-    )
-    result = run_encoder(argv, folder / f"{name}.log")
-    return (folder / f"{name}.266").read_bytes(), result
 
 
 @pytest.mark.parametrize(("qp", "strength", "raised"), [(22, 0.3, False), (42, 0.3, True), (42, 0.04, True)])

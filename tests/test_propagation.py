@@ -5,15 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import write_clip
+from conftest import encode_patched, write_clip
 
 from fastpart import _engine
 from fastpart.errors import FastpartError
 from fastpart.timing.conformance import Decoders, check
-from fastpart.vtm import encode_command, run_encoder
 
-#: What coding tree units of 32 luma samples want.
-SMALL_SPLITS = {
+#: Coding tree units of 32 luma samples and what they want.
+SMALL_UNITS = {"CTUSize": 32, "Log2MaxTbSize": 5} | {
     f"Max{tree}{slices}": 32 for tree in ("BT", "TT") for slices in ("LumaISlice", "ChromaISlice", "NonISlice")
 }
 
@@ -133,14 +132,8 @@ def test_offsets_are_of_the_mean_of_a_unit_against_the_picture():
         _engine.qp_offsets(importance, 96, 80, 32, 1.0)
 
 
-def encode(home, clip, folder, name, cfg="encoder_randomaccess_vtm.cfg", **options):
-    argv = encode_command(
-        home.encoder("patched"), [home.cfg(cfg)], clip, 32, folder / f"{name}.266", None,
-        {"CTUSize": 32, "Log2MaxTbSize": 5, **SMALL_SPLITS, **options},
-        intra_period=32,
-    )
-    result = run_encoder(argv, folder / f"{name}.log")
-    return (folder / f"{name}.266").read_bytes(), result
+def encode(*args, **options):
+    return encode_patched(*args, **SMALL_UNITS, **options)
 
 
 def test_the_encoder_codes_with_offsets_of_the_source(patched_vtm, tmp_path):
@@ -197,4 +190,4 @@ def errors(home, folder, name, luma):
 def test_what_the_offsets_cannot_be_for_is_refused(patched_vtm, tmp_path, cfg, options, message):
     clip = write_clip(tmp_path / "Ramp_64x64_30.yuv")
     with pytest.raises(FastpartError, match=message):
-        encode(patched_vtm, clip, tmp_path, "x", cfg, **options)
+        encode(patched_vtm, clip, tmp_path, "x", cfg=cfg, **options)
