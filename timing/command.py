@@ -1,4 +1,4 @@
-"""The subcommands `fastpart timing run`, `table`, `profile` and `plot`."""
+"""The subcommands `fastpart timing run`, `table`, `layers`, `profile` and `plot`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from fastpart.arguments import names, numbers
 from fastpart.errors import FastpartError
 from fastpart.files import write_bytes_atomic
+from fastpart.timing import layers
 from fastpart.timing.paired import SIDE_BY_SIDE, check_cores, run_plan
 from fastpart.timing.plan import load_plan
 from fastpart.timing.plot import COLUMNS, draw, other_points, table_points
@@ -64,11 +66,17 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
         description="Print T, BD-rate, rates and conformance of the records in a folder.",
     )
     table.set_defaults(run=run_table)
-    table.add_argument("folder", type=Path, metavar="DIR", help="the --out of fastpart timing run")
-    table.add_argument("--anchor", default="stock", metavar="VARIANT",
-                       help="variant to relate the others to (default: stock)")
+    _add_records(table)
     table.add_argument("--format", choices=sorted(FORMATS), default="md",
                        help="md: for reading; tsv, json: for programs (default: md)")
+
+    by_layer = actions.add_parser(
+        "layers",
+        help="where rate is lost or gained, by temporal layer",
+        description="Print by temporal layer what the records of a folder lose: rate, PSNR, and rate at equal PSNR.",
+    )
+    by_layer.set_defaults(run=run_layers)
+    _add_records(by_layer)
 
     plot = actions.add_parser(
         "plot",
@@ -82,6 +90,12 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
                       help=f"other points, with columns {', '.join(COLUMNS)}")
     plot.add_argument("--title", default="", metavar="TEXT")
     plot.add_argument("-o", "--out", type=Path, required=True, metavar="FIGURE.svg")
+
+
+def _add_records(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the --out of fastpart timing run")
+    parser.add_argument("--anchor", default="stock", metavar="VARIANT",
+                        help="variant to relate the others to (default: stock)")
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
@@ -132,11 +146,21 @@ def run_profile(args: argparse.Namespace) -> int:
 
 def run_table(args: argparse.Namespace) -> int:
     """Print the table; returns 0."""
-    records = load_records(args.folder)
-    if not records:
-        raise FastpartError(f"{args.folder}: no records in it, wanted those of fastpart timing run")
-    print(FORMATS[args.format](build_table(list(records.values()), args.anchor)), end="")
+    print(FORMATS[args.format](build_table(_records(args.folder), args.anchor)), end="")
     return 0
+
+
+def run_layers(args: argparse.Namespace) -> int:
+    """Print the table by layer; returns 0."""
+    print(layers.to_markdown(layers.layer_rows(_records(args.folder), args.anchor), args.anchor), end="")
+    return 0
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    records = load_records(folder)
+    if not records:
+        raise FastpartError(f"{folder}: no records in it, wanted those of fastpart timing run")
+    return list(records.values())
 
 
 def run_plot(args: argparse.Namespace) -> int:
