@@ -148,13 +148,13 @@ def test_the_bundled_plan_is_the_configuration_front_and_the_predictor():
     plan = load_plan("main")
     assert plan.path == PLANS_FOLDER / "main.toml"
     assert list(plan.variants) == [
-        "stock", "mtt2", "reduced", "fastpart", "t70", "t65", "t50", "t35", "t20", "fastpart-reduced",
+        "stock", "mtt2", "reduced", "fastpart", "t70", "t50", "t35", "t20", "fastpart-reduced",
     ]
     assert len(plan.cuts) == 3 and plan.qps == (22, 27, 32, 37)
     reduced = plan.variants["reduced"].options
     assert plan.variants["fastpart-reduced"].options == {**reduced, "FastPart": 1}
     assert plan.variants["fastpart"].options == {"FastPart": 1}
-    for name in ("t70", "t65", "t50", "t35", "t20"):
+    for name in ("t70", "t50", "t35", "t20"):
         options = preset_options(name)
         assert plan.variants[name].target_ratio == float(options.pop("FastPartTargetRatio")) < 1
         assert plan.variants[name].options == options
