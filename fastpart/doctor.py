@@ -19,11 +19,8 @@ from fastpart import __version__
 from fastpart.encode import DEFAULT_CFG
 from fastpart.errors import FastpartError
 from fastpart.media import Clip, ffmpeg_exe, frame_bytes
-from fastpart.modelfile import describe
+from fastpart.modelfile import DEFAULT_MODEL, describe
 from fastpart.vtm import VERSION, VtmHome, binary_info, encode_command, run_encoder
-
-#: The model that `fastpart patch apply` compiles into the encoder.
-DEFAULT_MODEL = Path(__file__).parent / "models" / "default.fpm"
 
 #: Distribution, and the extra that brings it; None: required.
 PACKAGES = {

@@ -21,6 +21,9 @@ from fastpart.files import write_bytes_atomic
 if TYPE_CHECKING:
     from lightgbm import Booster
 
+#: The committed model, which `fastpart patch apply` compiles in.
+DEFAULT_MODEL = Path(__file__).parent / "models" / "default.fpm"
+
 MAGIC = b"FASTPART"
 VERSION = 6
 GROUPS = ("split_inter", "split_intra", "continue", "mode")

@@ -8,9 +8,10 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
-from fastpart.arguments import numbers
+from fastpart.arguments import numbers, positive_numbers
 from fastpart.errors import FastpartError
 from fastpart.files import write_bytes_atomic
+from fastpart.modelfile import DEFAULT_MODEL
 from fastpart.training.recipe import DEFAULT_RECIPE, load_recipe
 from fastpart.vtm import VtmHome
 
@@ -63,6 +64,20 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     steer.add_argument("--new-model", type=Path, required=True, help="model file to write")
     steer.set_defaults(run=run_steer)
 
+    simulate = actions.add_parser(
+        "simulate", help="T and loss of a model's policy at several kappas, from traces of the full search",
+        description="Encode the cells of a round of the recipe once without skips, and say from the traces what T and "
+        "loss the policy would have at each kappa.",
+    )
+    simulate.add_argument("round", help="name of a round in the recipe")
+    _add_encoding(simulate, "folder for cuts, traces and records")
+    simulate.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="model file (default: the committed one)")
+    simulate.add_argument("--kappas", type=positive_numbers, default=[0.25, 0.5, 1.0, 2.0], metavar="K,...",
+                          help="default: 0.25,0.5,1,2")
+    simulate.add_argument("--limit", type=int, help="only the first cells of the round")
+    simulate.add_argument("--measure", action="store_true", help="encode at each kappa too, and compare")
+    simulate.set_defaults(run=run_simulate)
+
     vvenc = actions.add_parser(
         "vvenc", help="learn partition depths for libvvenc: encode, fit, and measure",
         description="Encode what the recipe of the libvvenc demo wants and has no record yet, fit "
@@ -104,6 +119,17 @@ def run_steer(args: argparse.Namespace) -> int:
     )
     print(f"{args.new_model}: error of the estimated ratio on clips left out, rms "
           f"{report['left_out_error_rms']:.3f}")
+    return 0
+
+
+def run_simulate(args: argparse.Namespace) -> int:
+    from fastpart.training.simulate import study, to_markdown
+
+    found = study(
+        load_recipe(args.recipe).round(args.round), args.clips, args.out, VtmHome.find(args.vtm_home), args.model,
+        args.kappas, _cores(args), limit=args.limit, measured=args.measure,
+    )
+    print(to_markdown(found), end="")
     return 0
 
 

@@ -68,7 +68,7 @@ def read_trace(path: str | Path) -> Trace:
     names = data[20:end].decode().split("\n")
     dtype = np.dtype(
         [
-            ("poc", "<i4"), ("x", "<u2"), ("y", "<u2"), ("candidate", "u1"), ("flags", "u1"),
+            ("start", "<u8"), ("poc", "<i4"), ("x", "<u2"), ("y", "<u2"), ("candidate", "u1"), ("flags", "u1"),
             ("log2_width", "u1"), ("log2_height", "u1"), ("regret", "<f4"), ("cap", "<f4"),
             ("cycles", "<f4"), ("features", "<f4", (count,)),
         ]

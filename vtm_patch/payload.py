@@ -10,10 +10,9 @@ from typing import Any
 
 from fastpart import __version__
 from fastpart.errors import FastpartError
-from fastpart.modelfile import describe
+from fastpart.modelfile import DEFAULT_MODEL, describe
 from fastpart.vtm_patch.layout import ENCODER_LIB, ENGINE
 
-DEFAULT_MODEL = Path(str(resources.files("fastpart"))) / "models" / "default.fpm"
 _ROW = 24
 
 _ENGINE_SOURCE = """\

@@ -257,6 +257,7 @@ bool Session::ask(Node& node, Question& question, uint64_t now)
   else if (trace_.active())
   {
     TraceRecord record{};
+    record.start       = now;
     record.poc         = node.geometry.poc;
     record.x           = uint16_t(node.geometry.x);
     record.y           = uint16_t(node.geometry.y);
@@ -266,7 +267,7 @@ bool Session::ask(Node& node, Question& question, uint64_t now)
     record.log2_height = uint8_t(log2_of(node.geometry.height));
     std::copy_n(features, int(kFeatures), record.features);
     const bool going = question.candidate == Candidate::Continue;
-    node.pending.push_back({record, now, int(node.events.size()) - (going ? 1 : 0)});
+    node.pending.push_back({record, int(node.events.size()) - (going ? 1 : 0)});
   }
   return !skip;
 }
@@ -372,7 +373,7 @@ void Session::end_ctu()
       record.flags        = uint8_t(record.flags | (on_path[i] ? kOnPath : 0) | (won ? kWon : 0));
       record.regret       = won ? float(node.gap) : 0;
       record.cap          = float(cap[i]);
-      record.cycles       = float(node.events[size_t(pending.event)].end - pending.start);
+      record.cycles       = float(node.events[size_t(pending.event)].end - record.start);
       trace_.add(record);
     }
   }

@@ -74,7 +74,6 @@ class Session {
   };
   struct Pending {
     TraceRecord record;
-    uint64_t    start;
     int         event;
   };
   struct Node {

@@ -24,6 +24,7 @@ enum TraceFlag : uint8_t {
 
 #pragma pack(push, 1)
 struct TraceRecord {
+  uint64_t start;          // time stamp of the question: those asked before start + cycles are about its own subtree
   int32_t  poc;
   uint16_t x, y;           // luma samples
   uint8_t  candidate;      // Candidate
