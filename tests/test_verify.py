@@ -383,6 +383,17 @@ def test_rates_are_matched_point_by_point(bench, capfd):
     assert "no --submission" in capfd.readouterr().err
 
 
+def test_points_matched_one_after_the_other_stay_matched(bench):
+    entry = bench.encoder(0.05, "finer")
+    for qps in ((27,), (32,), (27,)):
+        assert main(bench.arguments("--match-rate", 8, entry=entry, qps=qps, anchor_s=0.3)) == 0
+    calls = bench.calls_file.read_text()
+    assert main(bench.arguments("--match-rate", 8, entry=entry, qps=(27, 32), anchor_s=0.3)) == 0
+    assert bench.calls_file.read_text() == calls
+    verdict = json.loads((bench.out / "verdict.json").read_text())
+    assert all(point["matching"]["qp"] > point["qp"] for point in verdict["points"])
+
+
 def test_trials_of_one_point_share_their_noise():
     """With times that are off by 4 %, a point is left alone where all its trials together say that it fits."""
     noise, wanted, first, later = random.Random(1), Wanted(None, "kbps", 0.67), [], []

@@ -90,14 +90,15 @@ class Matching:
     def __init__(self, runner: Runner, entry: str, wanted: Wanted):
         self._runner, self._entry, self._wanted = runner, entry, wanted
         self._path = runner.out / "matching.json"
+        self._known: dict[tuple[str, int], dict[str, Any]] = {}   # of earlier starts, of other points too
         self._done: dict[tuple[str, int], dict[str, Any]] = {}
 
     def run(self, points: Sequence[Point], cores: Sequence[int]) -> None:
         """One pair of each point with what matches; sets the runner's `changes`."""
-        known = _load(self._path)
+        self._known = _load(self._path)
         for point in points:
             identity = self._runner.identity(point, self._entry)
-            done = known.get(_key(point), {})
+            done = self._known.get(_key(point), {})
             if done.get("identity") != identity:
                 done = {"cut": point.cut["name"], "qp": point.qp, "identity": identity, "trials": []}
             self._done[_key(point)] = done
@@ -129,8 +130,9 @@ class Matching:
             return False
         done["trials"] = trials
         self._set(point, qp, target)
+        found = {**self._known, **self._done}
         write_json_atomic(
-            self._path, {"schema": SCHEMA, "points": [one for one in self._done.values() if one["trials"]]}
+            self._path, {"schema": SCHEMA, "points": [one for one in found.values() if one["trials"]]}
         )
         steered = "" if target is None else f", steered for {target:.3f}"
         say(f"{point.name}: {trial['percent']:.1f} % of the anchor's rate, T {trial['t']:.3f}; "
