@@ -15,17 +15,16 @@ from typing import Any
 
 from fastpart.errors import FastpartError
 from fastpart.quality import weighted_psnr
-
-INTRA = "I"
+from fastpart.timing.record import layer_name
 
 
 @dataclass(frozen=True)
 class LayerRow:
     """A layer of a variant, mean over all points that it has with the anchor.
 
-    layer: "I", "TId 0", ...; None: all of them. rate_share: of the anchor's bits, percent. rate_change: of the layer's
-    bits, percent of all bits of the anchor. psnr_change: of the layer's pictures, dB. loss: the layer's part, percent;
-    those of all layers add up to that of None. points: how many the means are of.
+    layer: as `layer_name` has it; None: all of them. rate_share: of the anchor's bits, percent. rate_change: of the
+    layer's bits, percent of all bits of the anchor. psnr_change: of the layer's pictures, dB. loss: the layer's part,
+    percent; those of all layers add up to that of None. points: how many the means are of.
     """
 
     variant: str
@@ -98,7 +97,7 @@ def to_markdown(rows: Sequence[LayerRow], anchor: str) -> str:
 def _by_layer(pictures: Sequence[dict[str, Any]]) -> dict[str, _Layer]:
     grouped = defaultdict(list)
     for picture in pictures:
-        grouped[INTRA if picture["slice_type"].upper() == INTRA else f"TId {picture['tid']}"].append(picture)
+        grouped[layer_name(picture["slice_type"], picture["tid"])].append(picture)
     return {
         name: _Layer(
             sum(p["bits"] for p in group), math.fsum(weighted_psnr(*p["psnr"]) for p in group), len(group)
@@ -112,7 +111,7 @@ def _names(layers: dict[str, _Layer]) -> str:
 
 
 def _order(names: set[str | None]) -> list[str | None]:
-    return sorted(names, key=lambda name: (name is None, name != INTRA, name or ""))
+    return sorted(names, key=lambda name: (name is None, name or ""))
 
 
 def _total(layers: dict[str, _Layer]) -> tuple[float, float]:

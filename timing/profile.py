@@ -26,7 +26,7 @@ from fastpart.files import write_json_atomic
 from fastpart.media import named_cuts
 from fastpart.timing.paired import cut_points, plan_backend, say, session_folder
 from fastpart.timing.plan import Plan
-from fastpart.timing.record import stem
+from fastpart.timing.record import layer_name, stem
 from fastpart.vtm import VtmHome, run_encoder
 
 SCHEMA = "fastpart.profile/1"
@@ -106,7 +106,7 @@ def _sample(argv: Sequence[str], session: Path, core: int) -> dict[str, dict[str
 
     def picture(coded) -> None:
         ends.append(time.clock_gettime(time.CLOCK_MONOTONIC))
-        layers.append("I" if coded.slice_type.upper() == "I" else f"TId {coded.tid}")
+        layers.append(layer_name(coded.slice_type, coded.tid))
 
     perf = [
         "perf", "record", "-q", "-F", str(RATE_HZ), "-k", "CLOCK_MONOTONIC",

@@ -54,6 +54,11 @@ def stem(cut: str, qp: int, variant: str, rep: int, series: int = 1) -> str:
     return f"{cut}_qp{qp}_{variant}_r{rep}" + (f"_p{series}" if series > 1 else "")
 
 
+def layer_name(slice_type: str, tid: int) -> str:
+    """Layer of a picture: "I", or "TId 0" and on; in the order of their names."""
+    return "I" if slice_type.upper() == "I" else f"TId {tid}"
+
+
 def is_side_by_side(record: dict[str, Any]) -> bool:
     """The encode shared its core with others of its pairing; it waited for it by design."""
     return record["pairing"].get("side_by_side", False)

@@ -121,15 +121,16 @@ def study(
     """
     full = replace(round_, name=f"{round_.name}-full", policy=True, explore_skip=0.0, explore_keep=1.0)
     traces = collect(full, clips_root, out, home, model=model, cores=list(cores), limit=limit)
+    parsed = Model(model.read_bytes())
     real: dict[str, list[Outcome]] = {}
     if measured:
         def run(cell: Cell, core: int) -> None:
-            real[cell.name] = _measure(cell, full, clips_root, out, home, model, kappas, core)
+            real[cell.name] = _measure(cell, full, clips_root, out, home, model, parsed.checksum, kappas, core)
             print(f"measured: {len(real)}/{len(traces)} {cell.name}", file=sys.stderr, flush=True)
 
         each_on_a_core(full.cells[:limit], cores, run)
-    parsed, found = Model(model.read_bytes()), {}
-    for cell, path in zip(full.cells, traces, strict=False):
+    found = {}
+    for cell, path in zip(full.cells[:limit], traces, strict=True):
         outcomes = simulate(read_trace(path), coded_bits(path.with_suffix(".log")), parsed, kappas)
         found[cell.name] = list(zip(outcomes, real.get(cell.name, [None] * len(outcomes)), strict=True))
     return found
@@ -156,10 +157,10 @@ def to_markdown(found: dict[str, list[tuple[Outcome, Outcome | None]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _measure(cell, full, clips_root, out, home, model, kappas, core) -> list[Outcome]:
+def _measure(cell, full, clips_root, out, home, model, checksum, kappas, core) -> list[Outcome]:
     """Encodes side by side on one core: without skips and at each kappa."""
     path = out / full.name / f"{cell.name}.json"
-    identity = {"model": Model(model.read_bytes()).checksum, "kappas": list(kappas)}
+    identity = {"model": checksum, "kappas": list(kappas)}
     record = json.loads(path.read_text()) if path.exists() else None
     if not record or record["identity"] != identity:
         clip = make_cut(cell.cut, clips_root, out / "cuts" / f"{cell.cut['name']}.yuv")
