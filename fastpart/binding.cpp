@@ -167,13 +167,13 @@ py::array_t<float> importance_of(const Samples& pictures, int bit_depth, int gop
   return all;
 }
 
-std::vector<int> qp_offsets_of(const Features& importance, int width, int height, int ctu, double strength)
+QpOffsets qp_offsets_of(const Features& importance, int width, int height, double strength)
 {
   const int rows = height / kMotionBlock, columns = width / kMotionBlock;
   if (importance.ndim() != 2 || importance.shape(0) != rows || importance.shape(1) != columns)
     throw std::runtime_error("importance of shape " + std::string(py::str(importance.attr("shape"))) +
                              ", wanted that of the blocks of " + std::to_string(width) + "x" + std::to_string(height));
-  return qp_offsets({importance.data(), importance.data() + importance.size()}, width, height, ctu, strength);
+  return {{importance.data(), importance.data() + importance.size()}, width, height, strength};
 }
 
 std::vector<std::array<int, 4>> group_order_of(int start, int gop, int pictures, bool intra)
@@ -191,8 +191,10 @@ void bind_propagation(py::module_& module)
   module.def("importance", &importance_of, py::arg("pictures"), py::arg("bit_depth"), py::arg("gop"), py::arg("intra_period"),
              py::arg("base_qp"),
              "log2 importance of the 16x16 blocks of consecutive pictures, luma, int16 of shape (n, height, width).");
-  module.def("qp_offsets", &qp_offsets_of, py::arg("importance"), py::arg("width"), py::arg("height"), py::arg("ctu"),
-             py::arg("strength"), "QP offsets of the coding tree units of a picture, raster order.");
+  py::class_<QpOffsets>(module, "QpOffsets", "QP offsets within a picture of this importance.")
+    .def(py::init(&qp_offsets_of), py::arg("importance"), py::arg("width"), py::arg("height"), py::arg("strength"))
+    .def("at", &QpOffsets::at, py::arg("x"), py::arg("y"), py::arg("width"), py::arg("height"),
+         "Of these samples: -strength for every doubling of their mean importance against the picture's.");
 }
 
 }  // namespace binding_detail

@@ -120,37 +120,47 @@ def test_blocks_of_which_a_picture_holds_a_part_are_left_out():
         worth([picture[:8, :64]])
 
 
-def test_offsets_are_of_the_mean_of_a_unit_against_the_picture():
+def offsets_of(importance, width, height, side, strength):
+    """By square of this side, raster order."""
+    offsets = _engine.QpOffsets(importance, width, height, strength)
+    return [offsets.at(x, y, side, side) for y in range(0, height, side) for x in range(0, width, side)]
+
+
+def test_offsets_are_of_the_mean_of_a_block_against_the_picture():
     importance = np.zeros((4, 6), np.float32)
-    importance[:, 4:] = 3                 # the right one of three units; the picture's mean is 1
-    assert _engine.qp_offsets(importance, 96, 64, 32, 1.0) == [1, 1, -2] * 2
-    assert _engine.qp_offsets(importance, 96, 64, 32, 2.0) == [2, 2, -4] * 2
-    assert _engine.qp_offsets(importance, 96, 64, 32, 9.0) == [6, 6, -6] * 2
-    assert _engine.qp_offsets(importance, 96, 64, 128, 2.0) == [0]
-    assert _engine.qp_offsets(importance, 103, 72, 32, 1.0) == [1, 1, -2, 0] * 2 + [0] * 4   # units without a block
+    importance[:, 4:] = 3                 # the right one of three squares of 32; the picture's mean is 1
+    assert offsets_of(importance, 96, 64, 32, 1.0) == [1, 1, -2] * 2
+    assert offsets_of(importance, 96, 64, 32, 2.0) == [2, 2, -4] * 2
+    assert offsets_of(importance, 96, 64, 32, 9.0) == [6, 6, -6] * 2
+    assert offsets_of(importance, 96, 64, 128, 2.0) == [0]
+    assert offsets_of(importance, 103, 72, 32, 1.0) == [1, 1, -2, 0] * 2 + [0] * 4   # squares without a block
+    offsets = _engine.QpOffsets(importance, 96, 64, 2.0)
+    assert [offsets.at(32, 0, 64, 64), offsets.at(64, 16, 32, 8), offsets.at(56, 0, 16, 64)] == [-1, -4, -1]
     with pytest.raises(ValueError, match="wanted that of the blocks of 96x80"):
-        _engine.qp_offsets(importance, 96, 80, 32, 1.0)
+        _engine.QpOffsets(importance, 96, 80, 1.0)
 
 
 def encode(*args, **options):
     return encode_patched(*args, **SMALL_UNITS, **options)
 
 
-def test_the_encoder_codes_with_offsets_of_the_source(patched_vtm, tmp_path):
+@pytest.mark.parametrize(("subdiv", "side"), [(0, 32), (2, 16)])
+def test_the_encoder_codes_with_offsets_of_the_source(patched_vtm, tmp_path, subdiv, side):
     clip = write_clip(tmp_path / "Ramp_96x64_30.yuv", 96, 64, frames=9)
     luma = np.stack([texture(64, 96)] * 9) >> 2
     luma[:, :, 64:] = [texture(64, 32, seed) >> 2 for seed in range(9)]       # nothing is inherited there
     chroma = np.full((9, 96 * 64 // 2), 128, np.uint8)
     np.concatenate([luma.reshape(9, -1).astype(np.uint8), chroma], axis=1).tofile(clip.path)
     importance = _engine.importance(luma.astype(np.int16), 8, 32, 32, 32)
-    offsets = [_engine.qp_offsets(each, 96, 64, 32, 4.0) for each in importance]
+    offsets = [offsets_of(each, 96, 64, side, 4.0) for each in importance]
     assert min(map(min, offsets)) < 0 < max(map(max, offsets))
 
-    adapted, result = encode(patched_vtm, clip, tmp_path, "adapted", FastPartPropagation=4)
+    options = {"FastPartPropagation": 4, "MaxCuDQPSubdiv": subdiv}
+    adapted, result = encode(patched_vtm, clip, tmp_path, "adapted", **options)
     assert result.counters["least_qp_offset"] == min(map(min, offsets))
     assert result.counters["greatest_qp_offset"] == max(map(max, offsets))
     assert 0 < result.counters["lookahead_s"] < result.usage.user_s
-    again, _ = encode(patched_vtm, clip, tmp_path, "again", FastPartPropagation=4)
+    again, _ = encode(patched_vtm, clip, tmp_path, "again", **options)
     assert again == adapted
     found = check(
         tmp_path / "adapted.266", replace(clip, bit_depth=10), Decoders.find(patched_vtm),

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 namespace fastpart {
 namespace propagation_detail {
@@ -105,7 +106,7 @@ void Propagation::search(const CodedPicture& coded)
   {
     const int            x = int(i) % columns_ * kMotionBlock, y = int(i) / columns_ * kMotionBlock;
     const MotionSamples  block = block_at(picture, x, y);
-    std::array<Match, 2> matches;
+    std::array<Match, 2> matches{};
     size_t               best = 0;
     for (size_t k = 0; k < links.size(); k++)
     {
@@ -164,23 +165,21 @@ std::vector<std::vector<float>> Propagation::importance()
   return logarithms;
 }
 
-std::vector<int> qp_offsets(const std::vector<float>& importance, int width, int height, int ctu, double strength)
+QpOffsets::QpOffsets(std::vector<float> importance, int width, int height, double strength)
+  : importance_(std::move(importance)), columns_(width / kMotionBlock), rows_(height / kMotionBlock), strength_(strength),
+    mean_(importance_.empty() ? 0
+                              : std::accumulate(importance_.begin(), importance_.end(), 0.0) / double(importance_.size()))
 {
-  const int        columns = width / kMotionBlock, rows = height / kMotionBlock, side = ctu / kMotionBlock;
-  const auto       mean = [](double sum, size_t count) { return count ? sum / double(count) : 0; };
-  const double     all  = mean(std::accumulate(importance.begin(), importance.end(), 0.0), importance.size());
-  std::vector<int> offsets;
-  for (int top = 0; top * kMotionBlock < height; top += side)
-    for (int left = 0; left * kMotionBlock < width; left += side)
-    {
-      double excess = 0;
-      size_t count  = 0;
-      for (int y = top; y < std::min(top + side, rows); y++)
-        for (int x = left; x < std::min(left + side, columns); x++, count++)
-          excess += double(importance[size_t(y * columns + x)]) - all;
-      offsets.push_back(int(std::lround(std::clamp(-strength * mean(excess, count), -kLargestOffset, kLargestOffset))));
-    }
-  return offsets;
+}
+
+int QpOffsets::at(int x, int y, int width, int height) const
+{
+  double excess = 0;
+  int    count  = 0;
+  for (int row = y / kMotionBlock; row < std::min((y + height - 1) / kMotionBlock + 1, rows_); row++)
+    for (int column = x / kMotionBlock; column < std::min((x + width - 1) / kMotionBlock + 1, columns_); column++, count++)
+      excess += double(importance_[size_t(row * columns_ + column)]) - mean_;
+  return count ? int(std::lround(std::clamp(-strength_ * excess / count, -kLargestOffset, kLargestOffset))) : 0;
 }
 
 }  // namespace fastpart

@@ -48,8 +48,17 @@ class Propagation {
   void search(const CodedPicture& coded);
 };
 
-// QP offsets of the coding tree units of a picture of width x height luma samples, in raster order: -strength for every
-// doubling of importance, as above, against the picture's mean.
-std::vector<int> qp_offsets(const std::vector<float>& importance, int width, int height, int ctu, double strength);
+// QP offsets within a picture of width x height luma samples, of this importance, as above.
+class QpOffsets {
+ public:
+  QpOffsets(std::vector<float> importance, int width, int height, double strength);
+  // Of the samples from (x, y) on: -strength for every doubling of their mean importance against the picture's.
+  int at(int x, int y, int width, int height) const;
+
+ private:
+  std::vector<float> importance_;
+  int                columns_, rows_;
+  double             strength_, mean_;
+};
 
 }  // namespace fastpart

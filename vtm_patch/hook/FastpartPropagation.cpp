@@ -10,7 +10,20 @@
 
 namespace fastpart_hook
 {
-void adaptQps(const Source &source, const Coding &coding, double strength, std::map<int, int *> &offsets)
+namespace
+{
+std::vector<fastpart::QpOffsets> offsets;   // by POC
+}
+
+bool qpsVary = false;
+
+int qpOffset(int poc, const Area &luma)
+{
+  return size_t(poc) < offsets.size()
+           ? offsets[size_t(poc)].at(luma.x, luma.y, int(luma.width), int(luma.height)) : 0;
+}
+
+void searchQpOffsets(const Source &source, const Coding &coding, double strength)
 {
   if (!(strength > 0))
   {
@@ -35,14 +48,22 @@ void adaptQps(const Source &source, const Coding &coding, double strength, std::
   {
     propagation.add(plane(picture.Y()));
   }
-  int poc = 0, least = 0, greatest = 0;
-  for (const std::vector<float> &importance : propagation.importance())
+  int       least = 0, greatest = 0;
+  const int side = coding.quantisationGroup;
+  for (std::vector<float> &importance : propagation.importance())
   {
-    const std::vector<int> found = fastpart::qp_offsets(importance, source.width, source.height, coding.ctu, strength);
-    least    = std::min(least, *std::min_element(found.begin(), found.end()));
-    greatest = std::max(greatest, *std::max_element(found.begin(), found.end()));
-    std::copy(found.begin(), found.end(), offsets[poc++] = new int[found.size()]);
+    offsets.emplace_back(std::move(importance), source.width, source.height, strength);
+    for (int y = 0; y < source.height; y += side)
+    {
+      for (int x = 0; x < source.width; x += side)
+      {
+        const int offset = offsets.back().at(x, y, side, side);
+        least            = std::min(least, offset);
+        greatest         = std::max(greatest, offset);
+      }
+    }
   }
+  qpsVary = true;
   std::printf("fastpart: least_qp_offset=%d greatest_qp_offset=%d lookahead_s=%.3f\n", least, greatest,
               double(std::clock() - started) / CLOCKS_PER_SEC);
 }

@@ -1,22 +1,28 @@
-// QP offsets of coding tree units from what later pictures inherit from them, before the first picture is coded.
+// QP offsets within each picture from what later pictures inherit, searched for before the first one is coded.
 #pragma once
-
-#include <map>
 
 #include "FastpartSource.h"
 
+struct Area;
+
 namespace fastpart_hook
 {
-// How the pictures will be coded: QP of the sequence, pictures of a group, of which the last is coded first, and from one
-// intra picture to the next, luma samples of a coding tree unit.
+// How the pictures will be coded: QP of the sequence, pictures of a group, of which the last is coded first, from one intra
+// picture to the next, and luma samples of a quantisation group.
 struct Coding
 {
   int  qp, gop;
   bool lastFirst;
-  int  intraPeriod, ctu;
+  int  intraPeriod, quantisationGroup;
 };
 
-// Adds an entry for every picture, by POC, an offset for every coding tree unit in raster order: -strength for every doubling
-// of its importance. Prints their range. Ends the program with a message for a group that is no hierarchy.
-void adaptQps(const Source &source, const Coding &coding, double strength, std::map<int, int *> &offsets);
+// Finds the offsets of all pictures, -strength for every doubling of importance, and prints the range of those of quantisation
+// groups. Ends the program with a message for a group that is no hierarchy.
+void searchQpOffsets(const Source &source, const Coding &coding, double strength);
+
+// False: none were searched for.
+extern bool qpsVary;
+
+// Of a block of the picture, 0 for a picture that was not searched.
+int qpOffset(int poc, const Area &luma);
 }   // namespace fastpart_hook
