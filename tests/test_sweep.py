@@ -32,12 +32,14 @@ from fastpart.bitstream import bitstream_bits
 from fastpart.errors import FastpartError
 from fastpart.media import load_cuts, open_clip
 from fastpart.record import sha256_file
+from fastpart.timing.conformance import Decoders
 from fastpart.timing.plot import pareto_front
 from fastpart.timing.sweep.analysis import analyse
 from fastpart.timing.sweep.cell import digest
 from fastpart.timing.sweep.driver import load_sweep
 from fastpart.timing.sweep.executor import local_workers, memory_of
 from fastpart.timing.sweep.grid import load_grid, make_backend
+from fastpart.timing.sweep.layout import lay_out
 from fastpart.timing.sweep.segments import difference, split, trial_clip
 from fastpart.timing.sweep.store import Store
 from fastpart.vtm import VtmHome
@@ -200,6 +202,24 @@ def test_what_a_killed_copy_leaves_is_swept_by_the_next(tmp_path):
     assert kept.read_bytes() == b"program" and kept.is_relative_to(store.root / "files")
     assert not any((store.root / "work").iterdir())
     assert store.keep(program) == kept
+
+
+def test_two_sweeps_that_make_the_same_clip_at_once_do_not_disturb_each_other(tmp_path):
+    grid = load_grid(write_grid(tmp_path, libvvenc_encoder(), clips=1))
+    store = Store(tmp_path / "store")
+    store.create()
+
+    def laid_out():
+        return lay_out(grid, store, VtmHome.find(tmp_path), Decoders.find(None), None)
+
+    first = laid_out().tasks[0].cells[0].source
+    (about,) = (store.root / "clips").glob("*.json")
+    about.unlink()                        # as if the first had not got so far yet
+    laid_out()
+    first.check()
+    first.clip.path.write_bytes(b"another clip")
+    with pytest.raises(FastpartError, match="changed since the sweep began"):
+        first.check()
 
 
 def test_a_failing_cell_is_tried_again_its_log_kept_and_the_rest_done(tmp_path):

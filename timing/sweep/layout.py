@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -226,10 +227,14 @@ def _made(store: Store, made_of: str, make) -> tuple[Clip, str]:
         pass
     with store.writing(), tempfile.TemporaryDirectory(dir=store.root / "work") as folder:
         clip = make(Path(folder))
+        sha256 = sha256_file(clip.path)
+        # Another sweep may put the same in its place at any time: equal contents get an equal time of change.
+        time_of_change = int(sha256[:15], 16)
+        os.utime(clip.path, ns=(time_of_change, time_of_change))
         clip.path.replace(path)
     known = {
         "width": clip.width, "height": clip.height, "fps": str(clip.fps),
-        "bit_depth": clip.bit_depth, "frames": clip.frames, "sha256": sha256_file(path),
+        "bit_depth": clip.bit_depth, "frames": clip.frames, "sha256": sha256,
         "stamp": list(stamp_of(path)),
     }
     write_json_atomic(about, known)
