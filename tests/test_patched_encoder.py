@@ -128,6 +128,20 @@ def test_large_pictures_have_a_target_of_their_own(patched_vtm, tmp_path):
     assert skips(large, FastPartTargetRatio=0.4, FastPartTargetRatioHD=0.95) < skips(large, FastPartTargetRatio=0.4)
 
 
+def test_luma_filters_are_non_linear_in_low_layers_alone(patched_vtm, tmp_path):
+    clip = write_clip(tmp_path / "Layers_192x128_30.yuv", 192, 128, frames=9)
+    shallow = {"MaxMTTHierarchyDepth": 1, "MaxMTTHierarchyDepthISliceL": 1, "MaxMTTHierarchyDepthISliceC": 1}
+
+    def stream(**options):
+        return encode(patched_vtm, "patched", clip, 32, tmp_path, "layers", **shallow, **options)[1]
+
+    linear, non_linear = stream(UseNonLinearAlfLuma=0), stream(UseNonLinearAlfLuma=1)
+    assert linear != non_linear
+    assert stream(UseNonLinearAlfLuma=1, FastPartNonLinearAlfLayers=0) == linear
+    assert stream(UseNonLinearAlfLuma=0, FastPartNonLinearAlfLayers=7) == non_linear
+    assert stream(FastPartNonLinearAlfLayers=1) not in (linear, non_linear)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -179,6 +179,21 @@ def test_the_encoder_codes_with_offsets_of_the_source(patched_vtm, tmp_path, sub
     assert finer["adapted"] < finer["plain"] and coarser["adapted"] > coarser["plain"]
 
 
+def test_small_pictures_may_have_finer_groups_than_large_ones(patched_vtm, tmp_path):
+    clip = write_clip(tmp_path / "Ramp_256x128_30.yuv", 256, 128, frames=3)
+
+    def stream(**options):
+        shallow = {"MaxMTTHierarchyDepth": 1, "MaxMTTHierarchyDepthISliceL": 1, "MaxMTTHierarchyDepthISliceC": 1}
+        return encode_patched(
+            patched_vtm, clip, tmp_path, "fine", qp=27, FastPartPropagation=6, **shallow, **options
+        )[0]
+
+    coarse, fine = stream(), stream(MaxCuDQPSubdiv=2)
+    assert coarse != fine
+    assert stream(FastPartPropagationFineSamples=256 * 128) == fine
+    assert stream(FastPartPropagationFineSamples=256 * 128 - 1) == coarse
+
+
 def errors(home, folder, name, luma):
     """Squared errors of the decoded luma, in the source's shape."""
     decoded = folder / f"{name}.yuv"

@@ -24,6 +24,7 @@ extern const std::size_t   default_model_size;
 namespace fastpart_hook
 {
 bool active = false;
+int  nonLinearAlfLayers = -1;
 
 namespace
 {
@@ -109,6 +110,7 @@ fastpart::BestSoFar bestSoFar(const ComprCUCtx &ctx)
 
 void configure(const Options &options, double samples)
 {
+  nonLinearAlfLayers = options.nonLinearAlfLayers;
   if (!options.enabled && options.trace.empty() && options.exploreSkip == 0)
   {
     return;

@@ -26,6 +26,8 @@ struct Options
   int         seed{ 1 };
   bool        chroma{ false };
   double      propagation{ 0.0 };
+  double      propagationFineSamples{ 0.0 };
+  int         nonLinearAlfLayers{ -1 };
 };
 
 // Starts the engine if the options ask for anything; ends the program with a message if they are wrong. samples: luma
@@ -34,6 +36,10 @@ void configure(const Options &options, double samples);
 
 // False: VTM runs as if the hook were not there.
 extern bool active;
+
+// Temporal layers, from 0 on, whose luma filters of the adaptive loop filter may be non-linear; below 0: as
+// UseNonLinearAlfLuma says.
+extern int nonLinearAlfLayers;
 
 void ctuStart(const CodingStructure &cs, unsigned ctuRsAddr);
 void ctuEnd(const CodingStructure &cs, const UnitArea &area);
