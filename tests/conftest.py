@@ -80,6 +80,10 @@ def write_clip(path: Path, width=64, height=64, frames=3, bit_depth=8, fps=30, s
     return Clip(path, width, height, Fraction(fps), bit_depth, frames)
 
 
+#: VTM options for quick encodes: splits one deep.
+SHALLOW = {"MaxMTTHierarchyDepth": 1, "MaxMTTHierarchyDepthISliceL": 1, "MaxMTTHierarchyDepthISliceC": 1}
+
+
 def encode_patched(home, clip, folder, name, qp=32, cfg="encoder_randomaccess_vtm.cfg", **options):
     """Bitstream and result of the patched encoder, which leaves NAME.266 and NAME.log in folder."""
     argv = encode_command(

@@ -5,7 +5,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import write_clip
+from conftest import SHALLOW, write_clip
 
 from fastpart.errors import FastpartError
 from fastpart.training.dataset import read_trace
@@ -130,10 +130,9 @@ def test_large_pictures_have_a_target_of_their_own(patched_vtm, tmp_path):
 
 def test_luma_filters_are_non_linear_in_low_layers_alone(patched_vtm, tmp_path):
     clip = write_clip(tmp_path / "Layers_192x128_30.yuv", 192, 128, frames=9)
-    shallow = {"MaxMTTHierarchyDepth": 1, "MaxMTTHierarchyDepthISliceL": 1, "MaxMTTHierarchyDepthISliceC": 1}
 
     def stream(**options):
-        return encode(patched_vtm, "patched", clip, 32, tmp_path, "layers", **shallow, **options)[1]
+        return encode(patched_vtm, "patched", clip, 32, tmp_path, "layers", **SHALLOW, **options)[1]
 
     linear, non_linear = stream(UseNonLinearAlfLuma=0), stream(UseNonLinearAlfLuma=1)
     assert linear != non_linear

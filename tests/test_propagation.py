@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import encode_patched, write_clip
+from conftest import SHALLOW, encode_patched, write_clip
 
 from fastpart import _engine
 from fastpart.errors import FastpartError
@@ -183,9 +183,8 @@ def test_small_pictures_may_have_finer_groups_than_large_ones(patched_vtm, tmp_p
     clip = write_clip(tmp_path / "Ramp_256x128_30.yuv", 256, 128, frames=3)
 
     def stream(**options):
-        shallow = {"MaxMTTHierarchyDepth": 1, "MaxMTTHierarchyDepthISliceL": 1, "MaxMTTHierarchyDepthISliceC": 1}
         return encode_patched(
-            patched_vtm, clip, tmp_path, "fine", qp=27, FastPartPropagation=6, **shallow, **options
+            patched_vtm, clip, tmp_path, "fine", qp=27, FastPartPropagation=6, **SHALLOW, **options
         )[0]
 
     coarse, fine = stream(), stream(MaxCuDQPSubdiv=2)
