@@ -1,15 +1,22 @@
-// What merging two classes of the adaptive loop filter gives, kept while neither class changes.
-//
-// VTM merges the classes of a picture's luma filters one pair at a time and optimises the clipping of every pair's filter
-// anew after each merge, although only the pairs with the merged class have changed. Kept results are the same doubles.
+// The adaptive loop filter's estimation with less work and the same results.
 #pragma once
 
 #include <algorithm>
 
-#include "CommonLib/AlfParameters.h"
+#include "EncAdaptiveLoopFilter.h"
+
+#include "FastpartPlane.h"
 
 namespace fastpart_hook
 {
+// Adds what VTM adds to the statistics for an area of a component at position, or returns false: for samples of more than 10
+// bits, and areas that are not of whole blocks. classifier: of luma.
+bool addAlfSums(AlfCovariance *covariances, const AlfFilterShape &shape, const Pel *clips, AlfClassifier *const *classifier,
+                const CPelBuf &original, const CPelBuf &reconstruction, const Position &position, int ctuHeight, int boundary);
+
+// What merging two classes gives, kept while neither class changes: VTM merges the classes of a picture's luma filters one
+// pair at a time and optimises the clipping of every pair's filter anew after each merge, although only the pairs with the
+// merged class have changed. Kept results are the same doubles.
 class AlfPairs
 {
 public:

@@ -240,9 +240,12 @@ bool childDone(double partialCost, const UnitArea &child, bool mayStop)
   return session->child_done(partialCost, int(child.lwidth()), int(child.lheight()), mayStop);
 }
 
-void filtersMerged()
+void filtersMerged(bool nonLinear)
 {
-  session->filters_merged();
+  if (nonLinear)
+  {
+    session->filters_merged();
+  }
 }
 
 void finish()

@@ -51,8 +51,8 @@ void modeResult(const CodingStructure &tested);
 // After a child of a split; partial cost: of all its children so far. False: give the split up.
 bool childDone(double partialCost, const UnitArea &child, bool mayStop);
 
-// The adaptive loop filter of the picture uses AlfPairs.
-void filtersMerged();
+// The adaptive loop filter of the picture uses AlfPairs. What that saves of linear filters' time is not worth counting.
+void filtersMerged(bool nonLinear);
 
 // Prints the counters and closes the trace; ends the program with a message if the trace is not whole.
 void finish();
