@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fastpart.errors import FastpartError
 from fastpart.media import Clip
+from fastpart.quality import weighted_psnr
 from fastpart.supervise import Limits, Usage, run_measured
 
 VERSION = "23.2"
@@ -146,10 +147,7 @@ class EncodeResult:
     @property
     def psnr_611(self) -> float | None:
         """(6Y + U + V) / 8 of the averages, dB."""
-        if self.psnr is None:
-            return None
-        y, u, v = self.psnr
-        return (6 * y + u + v) / 8
+        return None if self.psnr is None else weighted_psnr(*self.psnr)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from fastpart import __version__
 from fastpart.errors import FastpartError
 from fastpart.files import write_json_atomic
 from fastpart.media import Clip, make_cut
-from fastpart.quality import bd_rate, psnr
+from fastpart.quality import bd_rate, psnr, weighted_psnr
 from fastpart.record import sha256_file
 from fastpart.supervise import run_measured
 from fastpart.vvenc import Ffmpeg, Vvenc, encode_command
@@ -239,9 +239,9 @@ class Samples:
     cut: np.ndarray
 
 
-def weighted_psnr(record: Mapping[str, float]) -> float:
-    """(6Y+U+V)/8 of a record, dB."""
-    return (6 * record["y"] + record["u"] + record["v"]) / 8
+def psnr_611(record: Mapping[str, float]) -> float:
+    """(6Y + U + V) / 8 of a record, dB."""
+    return weighted_psnr(record["y"], record["u"], record["v"])
 
 
 def samples(records: Sequence[Mapping[str, Any]]) -> Samples:
@@ -253,7 +253,7 @@ def samples(records: Sequence[Mapping[str, Any]]) -> Samples:
     anchors = {(r["cut"], r["qp"]): r for r in records if r["setting"] == ANCHOR}
     by_cut = defaultdict(list)
     for (cut, _), record in anchors.items():
-        by_cut[cut].append((weighted_psnr(record), math.log(record["bits"])))
+        by_cut[cut].append((psnr_611(record), math.log(record["bits"])))
     rows = []
     for record in records:
         if not record["setting"].startswith("parts:"):
@@ -272,7 +272,7 @@ def samples(records: Sequence[Mapping[str, Any]]) -> Samples:
             steps(_parts(record["setting"])),
             math.log(record["user_s"] / anchor["user_s"]),
             100 * (math.log(record["bits"] / anchor["bits"])
-                   - slope * (weighted_psnr(record) - weighted_psnr(anchor))),
+                   - slope * (psnr_611(record) - psnr_611(anchor))),
             record["cut"],
         ))
     return Samples(*(np.array(column) for column in zip(*rows, strict=True)))
@@ -419,7 +419,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
             ratios += [points[qp]["user_s"] / base[qp]["user_s"] for qp in base]
             rates += [100 * points[qp]["bits"] / base[qp]["bits"] for qp in base]
             losses.append(bd_rate(*(
-                [(r["bits"], weighted_psnr(r)) for r in curve.values()] for curve in (base, points)
+                [(r["bits"], psnr_611(r)) for r in curve.values()] for curve in (base, points)
             )))
         mean = math.exp(math.fsum(map(math.log, ratios)) / len(ratios))
         cells = [f"{mean:.3f}", f"{max(ratios):.3f}", f"{min(rates):.1f}-{max(rates):.1f} %",
