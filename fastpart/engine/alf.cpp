@@ -61,7 +61,8 @@ FASTPART_WIDE void add_block(const AlfArea& area, int x, int y, const std::vecto
   {
     seen[row] = sight(area, y + row);
     std::memcpy(centre + row * kAlfBlock, first + row * stride, kAlfBlock * sizeof(int16_t));
-    std::memcpy(original + row * kAlfBlock, area.original.samples + (y + row) * area.original.stride + x, kAlfBlock * sizeof(int16_t));
+    const int16_t* wanted = area.original.samples + (y + row) * area.original.stride + x;
+    std::memcpy(original + row * kAlfBlock, wanted, kAlfBlock * sizeof(int16_t));
   }
   const size_t coefficients = offsets.size() + 1;
   int16_t(*columns)[kBatch] = batch.columns;

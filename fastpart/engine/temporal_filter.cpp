@@ -34,7 +34,8 @@ FASTPART_INLINE int error_at(Plane block, Plane reference, int enough)
 }
 
 template<int Size>
-FASTPART_INLINE int error_between(Plane block, Plane reference, const int* horizontal, const int* vertical, int greatest, int enough)
+FASTPART_INLINE int error_between(Plane block, Plane reference, const int* horizontal, const int* vertical, int greatest,
+                                  int enough)
 {
   int rows[Size + kTaps - 1][Size];
   for (int y = 0; y < Size + kTaps - 1; y++)
