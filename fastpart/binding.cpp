@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "binding_planes.hpp"
 #include "engine/checksum.hpp"
 #include "engine/chroma.hpp"
 #include "engine/model.hpp"
@@ -117,18 +118,12 @@ void bind_model(py::module_& module)
              "Time-stamp-counter cycles of one prediction, mean over the rows of X in the fastest repeat.");
 }
 
-using Samples = py::array_t<int16_t, py::array::c_style | py::array::forcecast>;
-using Planes  = std::array<Samples, 3>;
+using Planes = std::array<Samples, 3>;
 
 PicturePlanes planes_of(const Planes& planes, py::ssize_t height, py::ssize_t width)
 {
-  const auto plane = [](const Samples& samples, py::ssize_t rows, py::ssize_t columns) {
-    if (samples.ndim() != 2 || samples.shape(0) != rows || samples.shape(1) != columns)
-      throw std::runtime_error("plane of shape " + std::string(py::str(samples.attr("shape"))) + ", wanted (" +
-                               std::to_string(rows) + ", " + std::to_string(columns) + ")");
-    return Plane{samples.data(), ptrdiff_t(columns)};
-  };
-  return {plane(planes[0], height, width), plane(planes[1], height / 2, width / 2), plane(planes[2], height / 2, width / 2)};
+  return {plane_within(planes[0], height, width), plane_within(planes[1], height / 2, width / 2),
+          plane_within(planes[2], height / 2, width / 2)};
 }
 
 double chroma_detail_of(const std::vector<Planes>& pictures)

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "binding_planes.hpp"
 #include "engine/alf.hpp"
 #include "engine/temporal_filter.hpp"
 
@@ -17,18 +18,8 @@ namespace fastpart {
 namespace binding_detail {
 namespace {
 
-using Samples = py::array_t<int16_t, py::array::c_style | py::array::forcecast>;
-using Kinds   = py::array_t<uint8_t, py::array::c_style | py::array::forcecast>;
-using Taps    = std::array<int, 8>;
-
-// `around` samples more on each side than these rows and columns.
-Plane plane_within(const Samples& samples, py::ssize_t rows, py::ssize_t columns, py::ssize_t around)
-{
-  if (samples.ndim() != 2 || samples.shape(0) != rows + 2 * around || samples.shape(1) != columns + 2 * around)
-    throw std::runtime_error("samples of shape " + std::string(py::str(samples.attr("shape"))) + ", wanted (" +
-                             std::to_string(rows + 2 * around) + ", " + std::to_string(columns + 2 * around) + ")");
-  return {samples.data(around, around), samples.shape(1)};
-}
+using Kinds = py::array_t<uint8_t, py::array::c_style | py::array::forcecast>;
+using Taps  = std::array<int, 8>;
 
 py::tuple alf_sums(const Samples& reconstruction, const Samples& original, const Kinds& kinds, int number, int reach,
                    const std::array<int16_t, kAlfClips>& clips, int y, int ctu_height, int boundary)
@@ -53,27 +44,33 @@ py::tuple alf_sums(const Samples& reconstruction, const Samples& original, const
   std::vector<AlfSums> sums;
   for (py::ssize_t i = 0; i < number; i++)
     sums.push_back({with_target.mutable_data(i, 0), products.mutable_data(i, 0), target.mutable_data(i)});
-  add_alf_sums({plane_within(reconstruction, rows, columns, reach), plane_within(original, rows, columns, 0), int(columns),
+  add_alf_sums({plane_within(reconstruction, rows, columns, reach), plane_within(original, rows, columns), int(columns),
                 int(rows), reach, y, ctu_height, boundary, clips},
                of_blocks, sums);
   return py::make_tuple(with_target, products, target);
+}
+
+// Samples of a block, each way.
+py::ssize_t size_of(const Samples& block)
+{
+  if (block.ndim() != 2 || block.shape(0) != block.shape(1) || (block.shape(0) != 8 && block.shape(0) != 16))
+    throw std::runtime_error("block of shape " + std::string(py::str(block.attr("shape"))) + ", wanted (8, 8) or (16, 16)");
+  return block.shape(0);
 }
 
 int filter_error(const Samples& block, const Samples& reference, const Taps& horizontal, const Taps& vertical, int greatest,
                  int enough)
 {
   constexpr py::ssize_t kAround = 3;
-  if (block.ndim() != 2 || block.shape(0) != block.shape(1) || (block.shape(0) != 8 && block.shape(0) != 16))
-    throw std::runtime_error("block of shape " + std::string(py::str(block.attr("shape"))) + ", wanted (8, 8) or (16, 16)");
-  const py::ssize_t size = block.shape(0);
-  return temporal_filter_error(plane_within(block, size, size, 0), plane_within(reference, size, size, kAround), int(size),
+  const py::ssize_t     size    = size_of(block);
+  return temporal_filter_error(plane_within(block, size, size), plane_within(reference, size, size, kAround), int(size),
                                horizontal.data(), vertical.data(), greatest, enough);
 }
 
 int whole_error(const Samples& block, const Samples& reference, int enough)
 {
-  return temporal_filter_error(plane_within(block, block.shape(0), block.shape(0), 0),
-                               plane_within(reference, block.shape(0), block.shape(0), 0), int(block.shape(0)), enough);
+  const py::ssize_t size = size_of(block);
+  return temporal_filter_error(plane_within(block, size, size), plane_within(reference, size, size), int(size), enough);
 }
 
 }  // namespace

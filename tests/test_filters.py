@@ -125,6 +125,12 @@ def test_bad_areas_are_refused():
             _engine.alf_sums(*bad, 3, CLIPS, **NO_BOUNDARY)
 
 
+def test_blocks_of_other_sizes_are_refused():
+    block = np.zeros((4, 4), np.int16)
+    with pytest.raises(ValueError, match=r"block of shape \(4, 4\), wanted \(8, 8\) or \(16, 16\)"):
+        _engine.temporal_filter_error(block, block, 2**31 - 1)
+
+
 #: For 0, 1/4 and 1/2 sample, like VTM's: eight taps of which the outer ones are zero, gain 64.
 TAPS = [(0, 0, 0, 64, 0, 0, 0, 0), (0, 2, -9, 57, 19, -7, 2, 0), (0, 1, -7, 38, 38, -7, 1, 0)]
 
