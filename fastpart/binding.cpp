@@ -24,6 +24,7 @@ namespace fastpart {
 namespace binding_detail {
 
 void bind_filters(py::module_& module);   // binding_filters.cpp
+void bind_quantisation(py::module_& module);   // binding_quantisation.cpp
 void bind_session(py::module_& module);   // binding_session.cpp
 
 using Features = py::array_t<float, py::array::c_style | py::array::forcecast>;
@@ -223,5 +224,6 @@ PYBIND11_MODULE(_engine, module)
   fastpart::binding_detail::bind_chroma(module);
   fastpart::binding_detail::bind_propagation(module);
   fastpart::binding_detail::bind_filters(module);
+  fastpart::binding_detail::bind_quantisation(module);
   fastpart::binding_detail::bind_session(module);
 }

@@ -1,4 +1,5 @@
 #include "FastpartHook.h"
+#include "FastpartDepQuant.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -132,7 +133,9 @@ void configure(const Options &options, double samples)
   {
     fail(error);
   }
-  active = true;
+  static const DepQuant engine = { fastpart::last_above, fastpart::dep_quant };
+  depQuant = &engine;
+  active   = true;
 }
 
 void ctuStart(const CodingStructure &cs, unsigned ctuRsAddr)
