@@ -6,10 +6,12 @@
 #include <array>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "binding_planes.hpp"
 #include "engine/alf.hpp"
+#include "engine/alf_clipping.hpp"
 #include "engine/temporal_filter.hpp"
 
 namespace py = pybind11;
@@ -18,8 +20,9 @@ namespace fastpart {
 namespace binding_detail {
 namespace {
 
-using Kinds = py::array_t<uint8_t, py::array::c_style | py::array::forcecast>;
-using Taps  = std::array<int, 8>;
+using Kinds   = py::array_t<uint8_t, py::array::c_style | py::array::forcecast>;
+using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
+using Taps    = std::array<int, 8>;
 
 py::tuple alf_sums(const Samples& reconstruction, const Samples& original, const Kinds& kinds, int number, int reach,
                    const std::array<int16_t, kAlfClips>& clips, int y, int ctu_height, int boundary)
@@ -48,6 +51,26 @@ py::tuple alf_sums(const Samples& reconstruction, const Samples& original, const
                 int(rows), reach, y, ctu_height, boundary, clips},
                of_blocks, sums);
   return py::make_tuple(with_target, products, target);
+}
+
+std::vector<double> errors_of_tries(const Doubles& with_target, const Doubles& products, double target,
+                                    const std::vector<int>& clips, const std::vector<std::pair<int, int>>& tries)
+{
+  const int size    = int(clips.size());
+  const int columns = kAlfClips * size;
+  if (size < 1 || size > kAlfMostCoefficients)
+    throw std::runtime_error(std::to_string(size) + " clipping values, wanted 1 to " + std::to_string(kAlfMostCoefficients));
+  if (with_target.size() != columns || products.size() != columns * (columns + 1) / 2)
+    throw std::runtime_error("sums of " + std::to_string(with_target.size()) + " and " + std::to_string(products.size()) +
+                             " columns, wanted " + std::to_string(columns) + " and their lower triangle");
+  std::vector<AlfTry> each;
+  for (const auto& [coefficient, clip] : tries) each.push_back({coefficient, clip});
+  for (const AlfTry& one : each)
+    if (one.coefficient < 0 || one.coefficient >= size || one.clip < 0 || one.clip >= kAlfClips)
+      throw std::runtime_error("a try outside the coefficients or clipping values");
+  for (int clip : clips)
+    if (clip < 0 || clip >= kAlfClips) throw std::runtime_error("clipping value " + std::to_string(clip) + ", wanted 0 to 3");
+  return alf_errors({with_target.data(), products.data(), target, size}, clips.data(), each);
 }
 
 // Samples of a block, each way.
@@ -82,6 +105,10 @@ void bind_filters(py::module_& module)
              "AlfSums by class, (with_target, products, target) of shapes (number, columns), (number, lower triangle) and "
              "(number,). original: int16 of shape (h, w); reconstruction: with `reach` samples more on each side; kinds: "
              "class and transposition, uint8 of shape (h / 4, w / 4, 2).");
+  module.def("alf_errors", &errors_of_tries, py::arg("with_target"), py::arg("products"), py::arg("target"), py::arg("clips"),
+             py::arg("tries"),
+             "Squared error of the best filter for each try (coefficient, clipping value) on top of clips, by AlfSums of a "
+             "class; none if a system is singular.");
   module.def("temporal_filter_error", &filter_error, py::arg("block"), py::arg("reference"), py::arg("horizontal"),
              py::arg("vertical"), py::arg("greatest"), py::arg("enough"),
              "Squared error of a block, int16 of shape (8, 8) or (16, 16), against a reference with three samples more on "

@@ -1,5 +1,9 @@
 """The sums of the adaptive loop filter and the errors of the temporal filter, which have to be those of VTM."""
 
+import math
+from functools import reduce
+from operator import add
+
 import numpy as np
 import pytest
 from conftest import SHALLOW, write_clip
@@ -110,6 +114,70 @@ def test_sums_of_the_greatest_differences_do_not_overflow():
     nearest = 11  # the coefficient of the samples to the left and right
     assert products[0, nearest * (nearest + 3) // 2] == height * width * 2046**2
     assert with_target[0, nearest] == target[0] * 2
+
+
+def least_error(matrix, right, target):
+    """By Cholesky decomposition, in the order in which VTM adds."""
+
+    def added(terms):
+        return reduce(add, terms, 0.0)  # sum() compensates for rounding in later versions of Python
+
+    size = len(right)
+    upper = [[0.0] * size for _ in range(size)]
+    for i in range(size):
+        for j in range(i, size):
+            rest = matrix[i][j]
+            for k in reversed(range(i)):
+                rest -= upper[k][j] * upper[k][i]
+            upper[i][j] = math.sqrt(rest) if i == j else rest * (1 / upper[i][i])
+    half, solution = [], [0.0] * size
+    for i in range(size):
+        half.append((right[i] - added(half[j] * upper[j][i] for j in range(i))) / upper[i][i])
+    for i in reversed(range(size)):
+        rest = half[i] - added(upper[i][j] * solution[j] for j in range(i + 1, size))
+        solution[i] = rest / upper[i][i]
+    return target - added(one * other for one, other in zip(solution, right, strict=True))
+
+
+@pytest.mark.parametrize("reach", [3, 2], ids=["luma", "chroma"])
+def test_errors_of_clipping_values_are_those_of_one_system_at_a_time(reach):
+    reconstruction, original = area(32, 32, reach)
+    kinds = np.zeros((8, 8, 2), np.uint8)
+    sums = _engine.alf_sums(reconstruction, original, kinds, 1, reach, CLIPS, **NO_BOUNDARY)
+    with_target, products, target = (each[0].tolist() for each in sums)
+    size = len(with_target) // 4
+    clips = [1, 2, 0, 3] * 3 + [0] if reach == 3 else [1, 2, 0, 3, 0, 1, 0]
+    tries = [(i, value) for i in range(size - 1) for value in (clips[i] - 1, clips[i] + 1) if 0 <= value < 4]
+    assert len(tries) % 4
+
+    wanted = []
+    for changed, value in tries:
+        new = clips[:changed] + [value] + clips[changed + 1 :]
+        columns = [clip * size + i for i, clip in enumerate(new)]
+        rows = [[max(one, other) for other in columns] for one in columns]
+        matrix = [
+            [products[row * (row + 1) // 2 + min(one, other)] for row, other in zip(rows[i], columns, strict=True)]
+            for i, one in enumerate(columns)
+        ]
+        wanted.append(least_error(matrix, [with_target[column] for column in columns], target))
+    assert _engine.alf_errors(with_target, products, target, clips, tries) == wanted
+
+
+def test_singular_systems_have_no_errors():
+    with_target, products = np.ones(28), np.ones(28 * 29 // 2)
+    assert _engine.alf_errors(with_target, products, 1.0, [0] * 7, [(0, 1)]) == []
+
+
+def test_bad_clipping_values_are_refused():
+    with_target, products = np.ones(28), np.ones(28 * 29 // 2)
+    for clips, tries, message in (
+        ([0] * 6, [(0, 1)], "wanted 24 and their lower triangle"),
+        ([0] * 7, [(7, 1)], "outside the coefficients"),
+        ([4] * 7, [(0, 1)], "clipping value 4, wanted 0 to 3"),
+        ([0] * 14, [], "14 clipping values, wanted 1 to 13"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            _engine.alf_errors(with_target, products, 1.0, clips, tries)
 
 
 def test_bad_areas_are_refused():

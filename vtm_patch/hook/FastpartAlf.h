@@ -14,6 +14,11 @@ namespace fastpart_hook
 bool addAlfSums(AlfCovariance *covariances, const AlfFilterShape &shape, const Pel *clips, AlfClassifier *const *classifier,
                 const CPelBuf &original, const CPelBuf &reconstruction, const Position &position, int ctuHeight, int boundary);
 
+// One round of the search for clipping values: takes the change of one by `step` that has the least error, if that is below
+// errorMin. False, and nothing taken, if a system of equations is singular.
+bool tryAlfClips(const AlfCovariance &covariance, const AlfClipIdx *clips, const AlfClipIdx *least, int step, double &errorMin,
+                 int &changed, int &change);
+
 // What merging two classes gives, kept while neither class changes: VTM merges the classes of a picture's luma filters one
 // pair at a time and optimises the clipping of every pair's filter anew after each merge, although only the pairs with the
 // merged class have changed. Kept results are the same doubles.
