@@ -28,8 +28,8 @@ constexpr int kRices = 4, kEscapes = 64;
 // What follows from sums over the template.
 struct Tables {
   int32_t escape[kRices][kEscapes];       // bits of abs_remainder or dec_abs_level by Rice parameter: H.266, 9.3.3.11
-  uint8_t significant[256], level[256];   // contexts, by Context
-  uint8_t regular[256], bypass[256];      // Rice parameters, by sum of levels: H.266, table 128
+  uint8_t significant[256], level[256];   // contexts, by the sum of Lanes::context
+  uint8_t regular[256], bypass[256];      // Rice parameters, by the sum of levels: H.266, table 128
 };
 
 constexpr Tables tables()
