@@ -3,9 +3,11 @@
 
 #include <vector>
 
+#include "alf.hpp"
+
 namespace fastpart {
 
-constexpr int kAlfMostCoefficients = 13;
+constexpr int kAlfMostCoefficients = alf_coefficients(3);
 
 // Sums of a class as in AlfSums, to read.
 struct AlfStatistics {

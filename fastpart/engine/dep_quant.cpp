@@ -266,7 +266,6 @@ inline int32_t any_level_bits(const State& state, const CoefficientScan& scan, i
   return escape[level <= state.escape_zero ? level - 1 : std::min(level, kEscapes - 1)];
 }
 
-
 // Of a path that starts at a position.
 FASTPART_INLINE Ways first_ways(const Indices& x, int32_t last_bits, const DepQuantRates& rates)
 {
