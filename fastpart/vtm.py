@@ -107,7 +107,7 @@ class Picture:
     poc: display order. tid: temporal layer. slice_type: `I`, `P`, `B`, lower case when
     not used for reference. qp: of its slices. bits: coded, SEI not counted.
     psnr: (Y, U, V) in dB at the internal bit depth; 999.99 where lossless.
-    seconds: VTM's own time for it (whole seconds unless PrintHighPrecEncTime is set).
+    seconds: VTM's own time for it, rounded down to whole seconds.
     """
 
     poc: int

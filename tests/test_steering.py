@@ -1,7 +1,7 @@
 """Steering: the clock's fit, and whether an encode whose clip deviates still lands at its target."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,7 +9,9 @@ import pytest
 from fastpart import _engine
 from fastpart.errors import FastpartError
 from fastpart.modelfile import STEERING
-from fastpart.training.steer import LAYERS, Observation, errors, estimate, fit_steering
+from fastpart.supervise import Usage
+from fastpart.training.steer import LAYERS, Observation, errors, estimate, fit_steering, user_s_by_kind
+from fastpart.vtm import EncodeResult, Picture
 
 #: TId of the pictures of a GOP of 32 in coding order.
 GOP = [0, 1, 2, 3, 4, 5, 5, 4, 5, 5, 3, 4, 5, 5, 4, 5, 5, 2, 3, 4, 5, 5, 4, 5, 5, 3, 4, 5, 5, 4, 5, 5]
@@ -212,6 +214,22 @@ def test_the_fit_finds_the_clock():
         steering.begin_picture(one.intra_qp, layer % 6, layer == 6, samples)
         steering.end_picture(samples, search, rest[3:], rest[:3])
     assert steering.share() == pytest.approx(estimate(one, tables), abs=1e-5)
+
+
+def encoded(tmp_path, *pictures):
+    """An encode of 20 user seconds whose pictures are these (slice type, whole seconds)."""
+    usage = Usage(**{field.name: 20.0 if field.name == "user_s" else 0 for field in fields(Usage)})
+    return EncodeResult((), tmp_path / "e.log", 0, usage, tuple(
+        Picture(poc, 0, "TRAIL_N", kind, 30, 100, (40.0, 40.0, 40.0), seconds)
+        for poc, (kind, seconds) in enumerate(pictures)
+    ))
+
+
+def test_pictures_below_a_second_have_a_share_of_the_time(tmp_path):
+    assert user_s_by_kind(encoded(tmp_path, ("I", 9.0), ("B", 0.0))) == pytest.approx([1.0, 19.0])
+    assert user_s_by_kind(encoded(tmp_path, ("I", 0.0), ("B", 0.0), ("b", 2.0))) == pytest.approx([17.142857, 2.857143])
+    with pytest.raises(FastpartError, match="1 pictures, wanted intra and inter ones"):
+        user_s_by_kind(encoded(tmp_path, ("I", 9.0)))
 
 
 def test_too_few_observations_are_refused():

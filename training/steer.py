@@ -41,6 +41,8 @@ _EFFORT = (
     "pictures", "samples", "filtered", "search", "controls", "control_estimated", "control_search",
     *(f"skipped_{group}" for group in GROUPS),
 )
+#: VTM-23.2 shows a picture's time without its fraction of a second, whatever `PrintHighPrecEncTime` asks for.
+_ROUNDED_OFF_S = 0.5
 #: Layers and splits of inter and of intra pictures.
 _INTER, _INTRA = range(6), range(6, 7)
 _SPLITS = ("skipped_split_inter", "skipped_split_intra")
@@ -120,10 +122,9 @@ def observe(
 
 def _observe_cell(cell, clips_root, out, home, model, core) -> Observation:
     clip = make_cut(cell.cut, clips_root, out / "cuts" / f"{cell.cut['name']}.yuv")
-    exact = {"PrintHighPrecEncTime": 1}
-    skipping = {**exact, "FastPart": 1, "FastPartModel": model, "FastPartTargetRatio": 0, "FastPartKappa": cell.kappa}
+    skipping = {"FastPart": 1, "FastPartModel": model, "FastPartTargetRatio": 0, "FastPartKappa": cell.kappa}
     encodes = []
-    for name, options, nice in (("stock", exact, 0), ("skipping", skipping, SIDE_NICE)):
+    for name, options, nice in (("stock", {}, 0), ("skipping", skipping, SIDE_NICE)):
         argv = encode_command(
             home.encoder("patched"), [home.cfg(DEFAULT_CFG)], clip, cell.qp, os.devnull, None, options,
             intra_period=INTRA_PERIOD,
@@ -133,19 +134,22 @@ def _observe_cell(cell, clips_root, out, home, model, core) -> Observation:
     # Side by side, so that a machine whose speed drifts meets them alike.
     stock, one = [encode.result() for encode in at_once(encodes)]
     return Observation(
-        cell.name, cell.cut["clip"], cell.kappa, stock.pictures[0].qp, _by_kind(stock), _by_kind(one),
+        cell.name, cell.cut["clip"], cell.kappa, stock.pictures[0].qp, user_s_by_kind(stock), user_s_by_kind(one),
         [[one.counters.get(f"{layer}.{name}", 0.0) for name in _EFFORT] for layer in LAYERS],
     )
 
 
-def _by_kind(encode: EncodeResult) -> list[float]:
+def user_s_by_kind(encode: EncodeResult) -> list[float]:
     """User seconds of inter and intra pictures, shared out by the encoder's own wall times: its share of the
-    core is the same all the time."""
-    intra = sum(picture.seconds for picture in encode.pictures if picture.slice_type == "I")
-    total = sum(picture.seconds for picture in encode.pictures)
-    if not total:
-        raise FastpartError("steering: pictures took no time that the encoder shows; take larger cuts for the cells")
-    share = intra / total
+    core is the same all the time. Raises FastpartError when there are none of a kind."""
+    seconds = {True: 0.0, False: 0.0}
+    for picture in encode.pictures:
+        seconds[picture.slice_type == "I"] += picture.seconds + _ROUNDED_OFF_S
+    if not (seconds[True] and seconds[False]):
+        raise FastpartError(
+            f"steering: {len(encode.pictures)} pictures, wanted intra and inter ones; give the cells more frames"
+        )
+    share = seconds[True] / sum(seconds.values())
     return [encode.usage.user_s * (1 - share), encode.usage.user_s * share]
 
 
