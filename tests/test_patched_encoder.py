@@ -141,6 +141,28 @@ def test_luma_filters_are_non_linear_in_low_layers_alone(patched_vtm, tmp_path):
     assert stream(FastPartNonLinearAlfLayers=1) not in (linear, non_linear)
 
 
+def test_inter_pictures_split_deeper_in_low_layers_alone(patched_vtm, tmp_path):
+    clip = write_clip(tmp_path / "Deeper_128x128_30.yuv", 128, 128, frames=9)
+    trace_file = tmp_path / "t.fpt"
+    _, _, recon = encode(
+        patched_vtm, "patched", clip, 32, tmp_path, "deeper",
+        **SHALLOW, FastPartDeeperLayers=5, FastPartTrace=trace_file,
+    )
+    trace = read_trace(trace_file)
+    depth, left = (trace.records["features"][:, trace.features.index(name)] for name in ("mt_depth", "mt_left"))
+    allowed = {poc: set((depth + left)[trace.records["poc"] == poc]) for poc in range(9)}
+    highest_layer = (1, 3, 5, 7)
+    assert allowed == {0: {1}} | dict.fromkeys((8, 4, 2, 6), {2}) | dict.fromkeys(highest_layer, {1})
+
+    decoded = tmp_path / "decoded.yuv"
+    decoder = subprocess.run(
+        [patched_vtm.decoder(), "-b", tmp_path / "deeper.266", "-o", decoded, "-d", "10"],
+        capture_output=True, text=True, check=True,
+    )
+    assert decoder.stdout.count("(OK)") == 9
+    assert decoded.read_bytes() == recon
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -151,6 +173,10 @@ def test_luma_filters_are_non_linear_in_low_layers_alone(patched_vtm, tmp_path):
         ({"FastPart": 1, "FastPartTargetRatioHD": 1.5}, "FastPartTargetRatioHD is 1.5"),
         ({"FastPartTrace": "/nonexistent/t.fpt"}, "/nonexistent/t.fpt"),
         ({"FastPartTrace": "/dev/null", "FastPartExploreSkip": 2}, "probability"),
+        (
+            {"FastPartDeeperLayers": 9, "AMaxBT": 0, "EnablePartitionConstraintsOverride": 0},
+            "EnablePartitionConstraintsOverride",
+        ),
     ],
 )
 def test_bad_options_end_the_encoder_with_a_message(patched_vtm, clip, tmp_path, options, words):

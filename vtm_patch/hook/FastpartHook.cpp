@@ -32,7 +32,8 @@ namespace
 using fastpart::Candidate;
 
 std::unique_ptr<fastpart::Session> session;
-int                                currentPoc = MAX_INT;
+int                                currentPoc   = MAX_INT;
+int                                deeperLayers = 0;
 
 [[noreturn]] void fail(const std::exception &error)
 {
@@ -112,6 +113,7 @@ fastpart::BestSoFar bestSoFar(const ComprCUCtx &ctx)
 void configure(const Options &options, double samples)
 {
   nonLinearAlfLayers = options.nonLinearAlfLayers;
+  deeperLayers       = options.deeperLayers;
   if (!options.enabled && options.trace.empty() && options.exploreSkip == 0)
   {
     return;
@@ -136,6 +138,31 @@ void configure(const Options &options, double samples)
   static const DepQuant engine = { fastpart::last_above, fastpart::dep_quant };
   depQuant = &engine;
   active   = true;
+}
+
+void deepen(PicHeader &header, const Slice &slice)
+{
+  if (deeperLayers <= 0 || slice.isIntra())
+  {
+    return;
+  }
+  const SPS &sps    = *slice.getSPS();
+  const bool deeper = int(slice.getTLayer()) < deeperLayers;
+  if (!sps.getSplitConsOverrideEnabledFlag())
+  {
+    fail(std::runtime_error("FastPartDeeperLayers needs EnablePartitionConstraintsOverride, which is 0; set it to 1"));
+  }
+  if (deeper && !header.getSplitConsOverrideFlag())
+  {
+    header.setSplitConsOverrideFlag(true);
+    header.setMinQTSizes(sps.getMinQTSizes());
+    header.setMaxMTTHierarchyDepths(sps.getMaxMTTHierarchyDepths());
+    header.setMaxBTSizes(sps.getMaxBTSizes());
+    header.setMaxTTSizes(sps.getMaxTTSizes());
+  }
+  // VTM has one header for all pictures, which still says what the last one did.
+  constexpr unsigned INTER = 1;
+  header.setMaxMTTHierarchyDepth(INTER, sps.getMaxMTTHierarchyDepth() + (deeper ? 1 : 0));
 }
 
 void ctuStart(const CodingStructure &cs, unsigned ctuRsAddr)

@@ -5,6 +5,7 @@
 
 class CodingStructure;
 class Partitioner;
+class PicHeader;
 class Slice;
 struct CodedCUInfo;
 struct ComprCUCtx;
@@ -28,6 +29,7 @@ struct Options
   double      propagation{ 0.0 };
   double      propagationFineSamples{ 0.0 };
   int         nonLinearAlfLayers{ -1 };
+  int         deeperLayers{ 0 };
 };
 
 // Starts the engine if the options ask for anything; ends the program with a message if they are wrong. samples: luma
@@ -40,6 +42,10 @@ extern bool active;
 // Temporal layers, from 0 on, whose luma filters of the adaptive loop filter may be non-linear; below 0: as
 // UseNonLinearAlfLuma says.
 extern int nonLinearAlfLayers;
+
+// Lets inter pictures of the first deeperLayers temporal layers split one level deeper than MaxMTTHierarchyDepth
+// (ph_max_mtt_hierarchy_depth_inter_slice, H.266 7.4.3.8).
+void deepen(PicHeader &header, const Slice &slice);
 
 void ctuStart(const CodingStructure &cs, unsigned ctuRsAddr);
 void ctuEnd(const CodingStructure &cs, const UnitArea &area);
